@@ -1,0 +1,1 @@
+"""containerd's snapshot model: metadata, overlay mounts and remote layers. No gRPC, no FUSE."""
