@@ -76,7 +76,7 @@ class Entry:
     mtime_ns: int = 0
     link: bytes = b""
     #: Attribute name with its prefix (b"security.capability") -> value.
-    xattrs: Mapping[bytes, bytes] = field(default=NO_XATTRS)
+    xattrs: Mapping[bytes, bytes] = field(default_factory=lambda: NO_XATTRS)
     devmajor: int = 0
     devminor: int = 0
     chunks: tuple[Chunk, ...] = ()
