@@ -35,12 +35,22 @@ class LayerPhase(enum.Enum):
 class ResolveRequest:
     """One layer of one image, as the labels of a snapshot name it.
 
-    *annotations* are the labels below `containerd.io/snapshot/`, with their full keys: they hold the
-    layer's annotations of the image manifest and come from the author of the image. Data, never trusted.
+    *annotations* are the layer's annotations of the image manifest, with their full keys, and the labels
+    that containerd adds below `containerd.io/snapshot/`. The author of the image wrote them: data, never trusted.
     """
 
     reference: str
     layer_digest: Digest
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestLayer:
+    """One layer as the image's manifest describes it. Written by the author of the image."""
+
+    digest: Digest
+    media_type: str
+    size: int
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -112,6 +122,19 @@ class Touch:
 
 class Loader(Protocol):
     """What a snapshotter needs from a loader."""
+
+    def layers(self, reference: str, manifest_digest: Digest) -> Sequence[ManifestLayer]:
+        """Return the layers of an image, base first, from its manifest (verified against its digest).
+
+        containerd hands over the annotations of one layer at a time, and only those with its own
+        prefix. With the manifest all layers of an image are resolved at once, and layers whose
+        annotations have other names (zstd:chunked) are recognised. One small request.
+
+        Raises:
+            NotFound: the registry has no such manifest.
+            IntegrityError, FormatError, RegistryError, Unavailable: as in `resolve`.
+        """
+        ...
 
     def resolve(self, request: ResolveRequest) -> Resolved:
         """Make the layer known and durable, so that `mount` works later without a registry.
