@@ -20,7 +20,6 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import zstandard
-
 from tests.support.tarball import LayerItems, LayerPairs, Node, tar_bytes
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -96,9 +95,7 @@ def descriptor(media_type: str, data: bytes) -> dict[str, object]:
     return {"mediaType": media_type, "digest": sha256(data), "size": len(data)}
 
 
-def build_layer(
-    entries: LayerItems | LayerPairs | bytes, *, compression: str = "gzip", docker: bool = False
-) -> Layer:
+def build_layer(entries: LayerItems | LayerPairs | bytes, *, compression: str = "gzip", docker: bool = False) -> Layer:
     """Return a layer of *entries* (or of a finished tar stream); "gzip", "zstd" or "none"."""
     tar = entries if isinstance(entries, bytes) else tar_bytes(entries)
     base = DOCKER_LAYER if docker else OCI_LAYER
@@ -123,9 +120,7 @@ def build_image(
 ) -> Image:
     """Return an image of one platform; *config* is the inner `config` object (Cmd, Env, ...)."""
     built = [
-        layer
-        if isinstance(layer, Layer)
-        else build_layer(layer, compression=compression, docker=docker)
+        layer if isinstance(layer, Layer) else build_layer(layer, compression=compression, docker=docker)
         for layer in layers
     ]
     os_name, architecture, *variant = platform.split("/")
@@ -197,17 +192,13 @@ def write_layout(directory: Path, image: Image | Sequence[LayerSource], *, tag: 
     for each in (whole, *whole.children):
         for digest, data in {**each.blobs, each.digest: each.manifest}.items():
             (blobs / digest.removeprefix("sha256:")).write_bytes(data)
-    entry = descriptor(whole.media_type, whole.manifest) | {
-        "annotations": {"org.opencontainers.image.ref.name": tag}
-    }
+    entry = descriptor(whole.media_type, whole.manifest) | {"annotations": {"org.opencontainers.image.ref.name": tag}}
     body = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}
     (directory / "index.json").write_bytes(to_json(body))
     return directory
 
 
-def _push_image(
-    connection: http.client.HTTPConnection, name: str, image: Image, reference: str
-) -> None:
+def _push_image(connection: http.client.HTTPConnection, name: str, image: Image, reference: str) -> None:
     for child in image.children:
         _push_image(connection, name, child, child.digest)
     for digest, data in image.blobs.items():
@@ -216,9 +207,7 @@ def _push_image(
     _request(connection, "PUT", path, 201, image.manifest, image.media_type)
 
 
-def _push_blob(
-    connection: http.client.HTTPConnection, name: str, digest: str, data: bytes
-) -> None:
+def _push_blob(connection: http.client.HTTPConnection, name: str, digest: str, data: bytes) -> None:
     response = _request(connection, "POST", f"/v2/{name}/blobs/uploads/", 202)
     location = urlsplit(response.getheader("Location", ""))
     query = f"{location.query}&digest={digest}" if location.query else f"digest={digest}"

@@ -100,9 +100,7 @@ def fifo(**attributes: object) -> Node:
     return Node("fifo", mode=0o600).with_(**attributes)
 
 
-def sparse(
-    size: int, pieces: Sequence[tuple[int, bytes]], *, form: str = "pax-1.0", **attributes: object
-) -> Node:
+def sparse(size: int, pieces: Sequence[tuple[int, bytes]], *, form: str = "pax-1.0", **attributes: object) -> Node:
     """A sparse file as GNU tar stores it; form is "gnu", "pax-0.0", "pax-0.1" or "pax-1.0"."""
     node = Node("file", sparse_size=size, sparse_map=tuple(pieces), sparse_form=form)
     return node.with_(**attributes)
@@ -193,9 +191,7 @@ def _octal(number: int, width: int) -> bytes:
     return b"%0*o\0" % (width - 1, number)
 
 
-def _header(
-    name: bytes, flag: bytes, size: int, *, node: Node | None = None, tail: bytes = b""
-) -> bytes:
+def _header(name: bytes, flag: bytes, size: int, *, node: Node | None = None, tail: bytes = b"") -> bytes:
     # ustar header (POSIX.1-1988): name 100, mode 8, uid 8, gid 8, size 12, mtime 12, chksum 8,
     # typeflag 1, linkname 100, magic 6, version 2, uname 32, gname 32, devmajor 8, devminor 8, prefix 155
     node = node or Node("file", mtime_ns=0)
@@ -226,12 +222,12 @@ def _with_checksum(header: bytes) -> bytes:
     return header[:148] + b"%06o\0 " % sum(blank) + header[156:]
 
 
-def _sparse(
-    node: Node, path: bytes, pax: list[tuple[bytes, bytes]]
-) -> tuple[bytes, bytes, bytes, bytes]:
+def _sparse(node: Node, path: bytes, pax: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, bytes, bytes]:
     """Return (type flag, payload, name to store, tail of the header) and add the pax records."""
     assert node.sparse_size is not None
     pieces = node.sparse_map
+    if pieces and sum((pieces[-1][0], len(pieces[-1][1]))) < node.sparse_size:
+        pieces = (*pieces, (node.sparse_size, b""))  # as GNU tar marks a hole at the end
     payload = b"".join(data for _, data in pieces)
     size = b"%d" % node.sparse_size
     numbers = [number for offset, data in pieces for number in (offset, len(data))]
@@ -240,9 +236,7 @@ def _sparse(
         # Old GNU header, from byte 345: atime 12, ctime 12, offset 12, longnames 4, unused 1,
         # four (offset 12, numbytes 12), isextended 1, realsize 12
         table = b"".join(_octal(number, 12) for number in numbers).ljust(96, b"\0")
-        return _OLD_GNU_SPARSE_FLAG, payload, path, bytes(41) + table + b"\0" + _octal(
-            node.sparse_size, 12
-        )
+        return _OLD_GNU_SPARSE_FLAG, payload, path, bytes(41) + table + b"\0" + _octal(node.sparse_size, 12)
     if node.sparse_form == "pax-0.0":
         pax.append((b"GNU.sparse.size", size))
         pax.append((b"GNU.sparse.numblocks", b"%d" % len(pieces)))

@@ -85,9 +85,7 @@ def _attributes() -> Entries:
         b"bin/ping-three": hardlink("bin/ping-too"),
         b"tmp/": directory(mode=0o1777),
         b"acl": file(b"acl\n", mode=0o664, xattrs={"system.posix_acl_access": ACL}),
-        b"acl-directory/": directory(
-            xattrs={"system.posix_acl_access": ACL, "system.posix_acl_default": ACL}
-        ),
+        b"acl-directory/": directory(xattrs={"system.posix_acl_access": ACL, "system.posix_acl_default": ACL}),
         b"xattrs": file(
             b"x\n",
             xattrs={
