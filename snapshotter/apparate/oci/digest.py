@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from apparate.errors import IntegrityError, InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
+    from typing_extensions import Buffer
 
 _HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128}
 _HEX = re.compile(r"[0-9a-f]+\Z")
@@ -26,9 +26,13 @@ class Digest:
     def __post_init__(self) -> None:
         length = _HEX_LENGTH.get(self.algorithm)
         if length is None:
-            raise InvalidArgument(f"digest algorithm {self.algorithm!r} is unknown; use one of {', '.join(_HEX_LENGTH)}")
+            raise InvalidArgument(
+                f"digest algorithm {self.algorithm!r} is unknown; use one of {', '.join(_HEX_LENGTH)}"
+            )
         if len(self.hex) != length or not _HEX.match(self.hex):
-            raise InvalidArgument(f"digest {self.algorithm}:{self.hex[:140]} needs {length} lower-case hexadecimal digits")
+            raise InvalidArgument(
+                f"digest {self.algorithm}:{self.hex[:140]} needs {length} lower-case hexadecimal digits"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:

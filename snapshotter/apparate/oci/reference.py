@@ -51,12 +51,17 @@ class Reference:
         rest, tag = _split_tag(rest)
         registry, repository = _split_registry(rest)
         if tag is not None and not _TAG.match(tag):
-            raise _refused(text, f"the tag {tag!r} may have up to 128 letters, digits and _ . -, and begins with none of . -")
+            raise _refused(
+                text, f"the tag {tag!r} may have up to 128 letters, digits and _ . -, and begins with none of . -"
+            )
         if not _REGISTRY.match(registry):
             raise _refused(text, f"{registry!r} is no host[:port]")
         for component in repository.split("/"):
             if not _COMPONENT.match(component):
-                raise _refused(text, f"the repository part {component!r} may have lower-case letters, digits and single . _ - between them")
+                raise _refused(
+                    text,
+                    f"the repository part {component!r} may have lower-case letters, digits and single . _ - between them",
+                )
         if len(registry) + 1 + len(repository) > NAME_LENGTH_MAX:
             raise _refused(text, f"the name is longer than {NAME_LENGTH_MAX} characters")
         if tag is None and digest is None:

@@ -1,0 +1,1 @@
+"""Image conversion as a library."""

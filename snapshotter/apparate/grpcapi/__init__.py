@@ -1,0 +1,1 @@
+"""gRPC adapters: messages to values, errors to status codes, no rules."""

@@ -1,0 +1,1 @@
+"""A layer that can be read before it is there."""

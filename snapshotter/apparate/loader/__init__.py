@@ -1,0 +1,1 @@
+"""The data-path process: FUSE, mounts and the control API behind it."""

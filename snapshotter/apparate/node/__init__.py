@@ -1,0 +1,1 @@
+"""The node itself: what it can do and what it has."""

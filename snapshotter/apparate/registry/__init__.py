@@ -1,0 +1,1 @@
+"""A blocking, thread-safe client of the OCI distribution protocol."""

@@ -1,0 +1,66 @@
+"""The service manager's protocol: sd_notify(3), the file-descriptor store, and inherited descriptors (sd_listen_fds(3))."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from apparate.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LISTEN_FDS_START = 3
+"""The first inherited descriptor (sd_listen_fds(3))."""
+
+
+def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
+    """Send *assignments*, as `READY=1`, and descriptors to the service manager; return whether there is one.
+
+    Raises:
+        Unavailable: there is a service manager and it could not be reached.
+    """
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect(address)
+            payload = "\n".join(assignments).encode()
+            if fds:
+                socket.send_fds(sock, [payload], list(fds))
+            else:
+                sock.sendall(payload)
+    except OSError as error:
+        raise Unavailable(f"the service manager cannot be told {assignments[0]}: {error.strerror}") from error
+    return True
+
+
+def store_fd(name: str, fd: int) -> bool:
+    """Keep a duplicate of *fd* in the service manager under *name*; return whether there is a store."""
+    return notify("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[fd])
+
+
+def remove_fd(name: str) -> bool:
+    """Drop every descriptor kept under *name*."""
+    return notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+
+def inherited_fds() -> dict[str, list[int]]:
+    """Return the descriptors that this process was started with, by name; they are made close-on-exec.
+
+    The environment variables are removed, so that no child believes the descriptors are its own.
+    """
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "0")
+    fd_names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not count.isdigit():
+        return {}
+    out: dict[str, list[int]] = {}
+    for number in range(int(count)):
+        fd = LISTEN_FDS_START + number
+        os.set_inheritable(fd, False)
+        out.setdefault(fd_names[number] if number < len(fd_names) else "unknown", []).append(fd)
+    return out
