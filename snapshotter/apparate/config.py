@@ -75,7 +75,7 @@ def from_table(cls: type[T], table: Mapping[str, object], where: str, prefix: st
         raise InvalidArgument(f"{where}: {error}") from error
 
 
-def _value(hint: Any, value: object, where: str, path: str) -> object:  # noqa: PLR0911  # one line for each kind of setting
+def _value(hint: Any, value: object, where: str, path: str) -> object:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in {Union, types.UnionType}:  # X | None: TOML has no null, so absence means None
         inner = [argument for argument in arguments if argument is not type(None)]

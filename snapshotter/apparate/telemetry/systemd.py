@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -61,6 +62,6 @@ def inherited_fds() -> dict[str, list[int]]:
     out: dict[str, list[int]] = {}
     for number in range(int(count)):
         fd = LISTEN_FDS_START + number
-        os.set_inheritable(fd, False)
+        fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
         out.setdefault(fd_names[number] if number < len(fd_names) else "unknown", []).append(fd)
     return out

@@ -1,0 +1,73 @@
+# Everything sets itself up on a fresh Debian or Ubuntu machine as root and is quick the second time.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+ROOT_GROUPS := tests/conformance tests/integration
+export PYTHONPATH := $(CURDIR)/snapshotter:$(CURDIR)
+
+.PHONY: help setup apt peers check lint types imports unit test test-matrix test-nodes test-cluster test-all demo bench stubs clean
+
+help: ## Say what there is.
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.locked ## Packages and the virtual environment.
+
+# What Debian brings: headers for pyfuse3, and the foreign programs that judge us. Only what is missing is installed.
+apt:
+	@missing=$$(comm -23 <(grep -vE '^(#|$$)' tests/support/apt-packages.txt | sort -u) \
+	    <(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' 2>/dev/null | sed -n 's/^installed //p' | sort -u)); \
+	if [ -n "$$missing" ]; then \
+	    [ "$$(id -u)" = 0 ] || { echo "as root: apt-get install $$missing" >&2; exit 1; }; \
+	    apt-get update -qq; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+$(VENV)/.locked: uv.lock pyproject.toml tests/support/apt-packages.txt | apt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import uv' 2>/dev/null || $(BIN)/pip install -q "$$(sed -n 's/^    "\(uv>=[^"]*\)",$$/\1/p' pyproject.toml)"
+	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(VENV) $(BIN)/uv sync -q --frozen --inexact --no-install-project
+	@printf '#!/bin/sh\nPYTHONPATH=%s exec %s -m apparate "$$@"\n' "$(CURDIR)/snapshotter" "$(CURDIR)/$(BIN)/python" >$(BIN)/apparate
+	@chmod +x $(BIN)/apparate
+	@touch $@
+
+peers: setup ## Build the foreign programs that tests run beside us (cached by content).
+	@$(BIN)/python -m tests.support.peers containerd-2.4.2 snapshotter-suite
+
+check: setup lint types imports unit ## Lint, types, import contracts, unit tests: under a minute.
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check -q .
+
+types: setup
+	@$(BIN)/mypy
+
+imports: setup | build
+	@$(BIN)/lint-imports --no-cache >build/imports.txt 2>&1 || { cat build/imports.txt; exit 1; }
+
+unit: setup
+	@$(PYTEST) -q -n 2 tests/unit
+
+test: setup peers ## What needs no node containers and no cluster.
+	@$(BIN)/python -m tests.support.groups tests/unit $(ROOT_GROUPS)
+
+demo: setup peers ## Convert a real image and start it on data loaded while it runs.
+	@$(BIN)/python -m tests.benchmark.demo
+
+bench: setup peers ## Compare with the peers; QUICK=1 for one image and one link.
+	@$(BIN)/python -m tests.benchmark.bench $(if $(QUICK),--quick)
+
+stubs: setup ## Generate the gRPC stubs anew.
+	@$(BIN)/python -m apparate.grpcapi.generate
+
+clean: ## Remove what was built here; caches of peers stay.
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+build:
+	@mkdir -p build
