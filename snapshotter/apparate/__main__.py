@@ -1,0 +1,6 @@
+"""`python -m apparate`."""
+
+from apparate.cli.main import main
+
+if __name__ == "__main__":
+    main()
