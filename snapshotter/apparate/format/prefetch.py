@@ -4,8 +4,8 @@ Text form, one range a line, as `apparate profile` prints it and `apparate conve
 
     path [offset length]          # without numbers: the whole file; a '#' at the start of a line is a comment
 
-Bytes of the path that are not printable ASCII, spaces and backslashes are written as three octal digits behind a backslash
-(`a\\040b`), as in /proc/mounts; on input also plain UTF-8 is accepted. A leading '/' is ignored.
+Bytes of the path that are not printable ASCII, spaces and backslashes are written as three octal digits behind a
+backslash (`a\\040b`), as in /proc/mounts; on input also plain UTF-8 is accepted. A leading '/' is ignored.
 """
 
 from __future__ import annotations

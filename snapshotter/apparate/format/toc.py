@@ -58,8 +58,8 @@ class Chunk:
 class Entry:
     """One entry of the tar, attributes as written there.
 
-    `path` and a hard link's `link` are relative to the root of the layer: no leading or trailing '/', no empty, '.' or '..'
-    component; the root is b"". A symbolic link's `link` is its target verbatim. Whiteouts are entries named `.wh.*`.
+    `path` and a hard link's `link` are relative to the root of the layer: no leading or trailing '/', no empty, '.' or
+    '..' component; the root is b"". A symbolic link's `link` is its target verbatim. Whiteouts are entries named `.wh.*`.
 
     `chunks` belong to regular files only: ascending, not overlapping, within `size`. A range of the file that no chunk
     covers is zeros (zstd:chunked says so of long runs of zeros); it has no member and no digest.
@@ -86,8 +86,8 @@ class Entry:
 class Member:
     """A part of the blob that inflates by itself: `length` compressed bytes at blob `offset`.
 
-    `length` may reach beyond the last compressed byte that is needed (a TOC gives only where the next member begins), and
-    the bytes may be several gzip members or zstd frames in a row. `raw_length` is the inflated length, 0 if unknown.
+    `length` may reach beyond the last compressed byte that is needed (a TOC gives only where the next member begins),
+    and the bytes may be several gzip members or zstd frames in a row. `raw_length` is the inflated length, 0 if unknown.
     """
 
     offset: int
@@ -107,14 +107,14 @@ class TableOfContents:
     compression: Compression
 
     def prefetch_members(self) -> int:
-        """Return how many of the first members should be loaded ahead, as the layer's prefetch landmark says; 0 without one."""
+        """Return how many of the first members the layer's prefetch landmark wants loaded ahead; 0 without one."""
         for entry in self.entries:
             if entry.path == PREFETCH_LANDMARK and entry.chunks:
                 return entry.chunks[0].member
         return 0
 
     def need_bytes(self) -> list[int]:
-        """Return for each member how many of its inflated bytes the chunks reach into: what `inflate_member` must give."""
+        """Return for each member how many inflated bytes its chunks reach into: what `inflate_member` must give."""
         need = [0] * len(self.members)
         for entry in self.entries:
             for chunk in entry.chunks:

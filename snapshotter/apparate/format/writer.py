@@ -1,24 +1,26 @@
 """How a layer is written, whatever its format: the seam between `convert` (I/O, threads) and the formats (decisions).
 
-    source = [event.source() for event in parser.feed(data) if isinstance(event, tar.EntryHeader)]    # while spooling the tar
+    # while spooling the tar
+    source = [event.source() for event in parser.feed(data) if isinstance(event, tar.EntryHeader)]
     layer_format = formats.layer_format_for(Compression.GZIP, options)          # apparate.format.formats
     plan = layer_format.plan(source, prefetch)                # pure: same arguments, same plan
 
     for member in plan.members:                               # any order, any thread
         raw = b"".join(...)                                   # resolve member.pieces: Span -> spool, Zeros, bytes
-        encoded = layer_format.encode(member, raw)            # thread-safe, releases the GIL; -> compressed bytes, chunk digests
+        encoded = layer_format.encode(member, raw)            # releases the GIL; compressed bytes, chunk digests
     digests = {f.entry: sha256 over f.pieces for f in plan.whole_files}       # any thread
 
-    toc = layer_format.table(plan, [e.summary for e in encoded])   # offsets follow from the compressed lengths, in plan order
-    trailer = layer_format.finish(plan, toc, digests, members_end, region)     # region: the embedded index (`format.embedding`), or b""
+    toc = layer_format.table(plan, [e.summary for e in encoded])   # offsets follow from the compressed lengths
+    # region: the embedded index (`format.embedding`), or b""; members_end: where it begins
+    trailer = layer_format.finish(plan, toc, digests, members_end, region)
 
     blob   = compressed bytes of the members in plan order + trailer.data
     DiffID = SHA-256 of the raw bytes of the members in plan order + trailer.raw
 
-The spool holds the *uncompressed* source tar, unchanged; a `Span` is a range of it. Tar headers are taken over byte for byte,
-except those of sparse files (written out in full, holes are `Zeros`) and of the few entries that only a new header can keep
-right (`format.effective`). Every layer gets exactly one landmark. Duplicate, overwritten and format entries are dropped, so any reader,
-first or last entry wins, sees one tree.
+The spool holds the *uncompressed* source tar, unchanged; a `Span` is a range of it. Tar headers are taken over byte for
+byte, except those of sparse files (written out in full, holes are `Zeros`) and of the few entries that only a new header
+can keep right (`format.effective`). Every layer gets exactly one landmark. Duplicate, overwritten and format entries are
+dropped, so any reader, first or last entry wins, sees one tree.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class LayerOptions:
     member_bytes: int = DEFAULT_MEMBER_BYTES
     #: The same for what a given prefetch list does not name.
     cold_bytes: int = DEFAULT_COLD_BYTES
-    #: Cut chunks (the unit that has a digest) to this size inside a member; 0: a chunk is as large as its member allows.
+    #: Cut chunks (the unit that has a digest) to this size inside a member; 0: as large as the member allows.
     chunk_bytes: int = 0
     #: Of the codec: libdeflate 1 to 12, zstd 1 to 22.
     level: int = DEFAULT_LEVEL
@@ -71,10 +73,11 @@ class LayerOptions:
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """An entry of the source tar and where its bytes are. `header` spans all its header blocks (pax, GNU long name, ustar).
+    """An entry of the source tar and where its bytes are.
 
-    `payload` is the stored bytes, without padding. `runs`, for sparse files only, gives the data runs (file offset, length)
-    that the payload holds back to back; None: the payload is the file.
+    `header` spans all its header blocks (pax, GNU long name, ustar); `payload` is the stored bytes, without padding.
+    `runs`, for sparse files only, gives the data runs (file offset, length) that the payload holds back to back; None:
+    the payload is the file.
     """
 
     entry: Entry
@@ -85,7 +88,7 @@ class SourceEntry:
 
 @dataclass(frozen=True, slots=True)
 class PlannedChunk:
-    """`length` bytes of the file `LayerPlan.entries[entry]` from *offset*, at *inner_offset* of the member's raw bytes."""
+    """`length` bytes at *offset* of the file `LayerPlan.entries[entry]`, *inner_offset* into the member's raw bytes."""
 
     entry: int
     offset: int
@@ -121,7 +124,7 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True)
 class MemberSummary:
-    """What is kept of a member once its compressed bytes are written: their count, and the digest of each planned chunk."""
+    """What is kept of a member when its compressed bytes are written: their count, the digest of each planned chunk."""
 
     length: int
     raw_length: int
@@ -162,15 +165,15 @@ class LayerFormat(Protocol):
 
     @property
     def codec(self) -> str:
-        """Codec, its version and level (`libdeflate 1.25 level 6`): what the digests depend on beside source and options."""
+        """Codec, version and level (`deflate 0.9.0 level 6`): what digests depend on beside source and options."""
         ...
 
     def plan(self, source: Sequence[SourceEntry], prefetch: Sequence[PrefetchRange] | None) -> LayerPlan:
         """Decide the order of the entries and the cut into members.
 
-        *prefetch* None: no list, all members are of `member_bytes`. A list, even an empty one (it names only files of other
-        layers): what it names goes to the front, in its order, and the rest sits in members of `cold_bytes`. Paths that the layer does
-        not have are ignored.
+        *prefetch* None: no list, all members are of `member_bytes`. A list, even an empty one (it names only files of
+        other layers): what it names goes to the front, in its order, and the rest sits in members of `cold_bytes`.
+        Paths that the layer does not have are ignored.
 
         Raises:
             FormatError: the entries do not make a tree (`format.tree` says what is refused).
@@ -180,11 +183,16 @@ class LayerFormat(Protocol):
     def encode(self, member: MemberPlan, raw: bytes) -> EncodedMember: ...
 
     def table(self, plan: LayerPlan, members: Sequence[MemberSummary]) -> TableOfContents:
-        """Return the TOC of the layer: exact member lengths, members without chunks left out, chunk digests filled in."""
+        """Return the TOC of the layer: exact member lengths, chunk digests filled in, members without chunks left out."""
         ...
 
     def finish(
-        self, plan: LayerPlan, toc: TableOfContents, file_digests: Mapping[int, bytes], members_end: int, region: bytes = b""
+        self,
+        plan: LayerPlan,
+        toc: TableOfContents,
+        file_digests: Mapping[int, bytes],
+        members_end: int,
+        region: bytes = b"",
     ) -> Trailer:
         """Return the end of the blob. *members_end* is the sum of the compressed lengths: where *region* begins.
 
