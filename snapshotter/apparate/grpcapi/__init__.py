@@ -1,1 +1,1 @@
-"""gRPC adapters: messages to values, errors to status codes, no rules."""
+"""gRPC adapters: messages to values and back, errors to status. No rules live here."""
