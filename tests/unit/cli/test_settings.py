@@ -2,11 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.support import default_config
 
 from apparate.cli.main import run
 from apparate.cli.settings import Settings, default_text
 from apparate.config import from_toml
-from tests.support import default_config
 
 
 def test_shipped_file_equals_the_defaults() -> None:
