@@ -36,15 +36,14 @@ def wait_until(condition: Callable[[], _T], what: str, timeout_s: float = START_
 
 
 def run(command: Sequence[str | Path], *, timeout_s: float = 600.0, **options: object) -> str:
-    """Run *command* to its end and return what it printed.
+    """Run *command* to its end and return what it printed on its standard output.
 
     Raises:
-        AssertionError: it failed; the message has its whole output.
+        AssertionError: it failed; the message has all its output.
     """
     done = subprocess.run(  # type: ignore[call-overload]  # the options are those of subprocess.run, passed through
         [str(word) for word in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         errors="replace",
         timeout=timeout_s,
@@ -52,7 +51,7 @@ def run(command: Sequence[str | Path], *, timeout_s: float = 600.0, **options: o
         **options,
     )
     if done.returncode:
-        raise AssertionError(f"{' '.join(map(str, command))} exited {done.returncode}:\n{done.stdout}")
+        raise AssertionError(f"{' '.join(map(str, command))} exited {done.returncode}:\n{done.stdout}{done.stderr}")
     return str(done.stdout)
 
 

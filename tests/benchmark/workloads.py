@@ -1,0 +1,152 @@
+"""Real application images, built from package registries and kept in the cache by the content of their recipe.
+
+    python -m tests.benchmark.workloads python
+
+An image is an OCI layout of gzip layers, as `docker build` would have pushed it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import gzip
+import hashlib
+import inspect
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.images import Image, Layer, build_image, write_layout
+from tests.support.peers import cache_root
+from tests.support.processes import run
+
+SUITE = "bookworm"
+REQUIREMENTS = Path(__file__).parent / "requirements-python.txt"
+GZIP_LEVEL = 6
+_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+APPLICATION = b"""\
+import numpy
+import pandas
+
+frame = pandas.DataFrame({"group": numpy.arange(100_000) % 7, "value": numpy.arange(100_000.0)})
+print("ready", round(float(frame.groupby("group").value.mean().sum())), flush=True)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """An image and what a container of it does first.
+
+    Attributes:
+        build: fills a folder with one folder per layer, base first, and returns them.
+        command: what the container runs.
+        ready: the beginning of the line by which the application says that it has started.
+    """
+
+    name: str
+    build: Callable[[Path], Sequence[Path]]
+    command: Sequence[str]
+    ready: str
+    inputs: Sequence[Path] = ()
+
+
+def layout(workload: Workload) -> Path:
+    """Return the OCI layout of *workload*'s image, built first if it is not in the cache (some minutes)."""
+    root = cache_root() / "images"
+    root.mkdir(parents=True, exist_ok=True)
+    target = root / f"{workload.name}-{_key(workload)}"
+    with _lock(root / f".{workload.name}.lock"):
+        if not target.is_dir():
+            with tempfile.TemporaryDirectory(dir=root, prefix=f".{workload.name}-") as scratch:
+                layers = [_layer(folder) for folder in workload.build(Path(scratch))]
+                config = {"Cmd": list(workload.command), "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"]}
+                image = build_image(layers, platform=f"linux/{_architecture()}", config=config)
+                write_layout(Path(scratch) / "layout", image)
+                (Path(scratch) / "layout").rename(target)
+    return target
+
+
+def load(folder: Path) -> Image:
+    """Read the single image of the OCI layout *folder*."""
+    index = json.loads((folder / "index.json").read_text())
+    entry = index["manifests"][0]
+    blobs = {f"sha256:{path.name}": path.read_bytes() for path in (folder / "blobs" / "sha256").iterdir()}
+    manifest = blobs.pop(entry["digest"])
+    return Image(entry["mediaType"], manifest, blobs, platform=f"linux/{_architecture()}")
+
+
+def python_layers(scratch: Path) -> Sequence[Path]:
+    """Debian with Python, then the scientific packages of PyPI, then the application."""
+    base, packages, application = scratch / "base", scratch / "packages", scratch / "application"
+    run(["debootstrap", "--variant=minbase", "--include=python3,ca-certificates", SUITE, base], timeout_s=1800)
+    for waste in ("var/cache/apt/archives", "var/lib/apt/lists"):
+        shutil.rmtree(base / waste, ignore_errors=True)
+    site = Path("usr/local/lib/python3.11/dist-packages")
+    (base / site).mkdir(parents=True, exist_ok=True)
+    wanted = ["--python-version", "3.11", "--implementation", "cp", "--only-binary=:all:", "--no-compile", "--no-deps"]
+    machine = platform.machine()
+    for tag in (f"manylinux2014_{machine}", f"manylinux_2_27_{machine}", f"manylinux_2_28_{machine}"):
+        wanted += ["--platform", tag]
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--root-user-action=ignore"]
+    run([*pip, *wanted, "--target", base / site, "-r", REQUIREMENTS], timeout_s=1800)
+    run(["chroot", base, "python3", "-m", "compileall", "-q", f"/{site}"], timeout_s=1800)
+    (packages / site).parent.mkdir(parents=True)
+    (base / site).rename(packages / site)
+    (application / "srv").mkdir(parents=True)
+    (application / "srv" / "app.py").write_bytes(APPLICATION)
+    return base, packages, application
+
+
+PYTHON = Workload("python", python_layers, ["python3", "/srv/app.py"], "ready", (REQUIREMENTS,))
+WORKLOADS = {workload.name: workload for workload in (PYTHON,)}
+
+
+def _layer(folder: Path) -> Layer:
+    """The gzip layer of everything below *folder*."""
+    command = ["tar", "--numeric-owner", "--sort=name", "--xattrs", "--xattrs-include=*", "--format=posix"]
+    with tempfile.TemporaryFile(dir=folder.parent) as spool:
+        subprocess.run([*command, "-C", str(folder), "-c", "."], stdout=spool, check=True)
+        spool.seek(0)
+        tar = spool.read()
+    diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
+    return Layer(gzip.compress(tar, GZIP_LEVEL, mtime=0), _LAYER_TYPE, diff_id)
+
+
+def _key(workload: Workload) -> str:
+    parts = [inspect.getsource(workload.build), inspect.getsource(_layer), repr(workload.command), platform.machine()]
+    hasher = hashlib.sha256("\0".join(parts).encode() + APPLICATION)
+    for path in workload.inputs:
+        hasher.update(path.read_bytes())
+    return hasher.hexdigest()[:16]
+
+
+def _architecture() -> str:
+    return _MACHINES.get(platform.machine(), platform.machine())
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="+", choices=list(WORKLOADS))
+    for name in parser.parse_args().name:
+        print(f"{name}: {layout(WORKLOADS[name])}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
