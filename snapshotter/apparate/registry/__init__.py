@@ -1,1 +1,1 @@
-"""A blocking, thread-safe client of the OCI distribution protocol."""
+"""Client of the OCI distribution API: blocking, thread-safe, bounded by the caller's deadline (docs/registry.md)."""

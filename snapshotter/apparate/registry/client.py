@@ -1,0 +1,252 @@
+"""The registry client: what the rest of apparate asks a registry for."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from apparate.errors import FormatError, InvalidArgument, NotFound, Unavailable
+from apparate.oci import names
+from apparate.oci.digest import Digest, Verifier
+from apparate.oci.manifest import MANIFEST_BYTES_MAX, Descriptor
+from apparate.registry.attempts import Attempts
+from apparate.registry.deadline import Deadline
+from apparate.registry.endpoint import Capability, Endpoint
+from apparate.registry.exchange import Call, Exchange
+from apparate.registry.hosts import HostTable
+from apparate.registry.proxies import ProxyRules
+from apparate.registry.ranges import range_header, ranged, ranged_tail
+from apparate.registry.redact import redact_url
+from apparate.registry.streams import BlobStream, RangeStream
+from apparate.registry.transport import Response, Transport
+from apparate.registry.uploads import Uploads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from apparate.oci.reference import Reference
+    from apparate.registry.settings import RegistrySettings
+    from apparate.registry.transport import Sender
+
+T = TypeVar("T")
+
+MANIFEST_ACCEPT = (names.OCI_INDEX, names.OCI_MANIFEST, names.DOCKER_LIST, names.DOCKER_MANIFEST)
+"""All of them, always: a registry may convert, or answer 404, when the stored type is missing from Accept."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedManifest:
+    """A manifest or index as served; *body* hashes to `descriptor.digest`."""
+
+    descriptor: Descriptor
+    body: bytes
+
+
+class RegistryClient:
+    """Asks registries and their mirrors; thread-safe.
+
+    Each method takes a deadline and raises Unavailable when nothing was to be had before it; NotFound when no endpoint has
+    the content; RegistryError when the registry refused, 401 and 403 among them; FailedPrecondition when our own
+    certificates or hosts.toml cannot be used.
+    """
+
+    def __init__(self, settings: RegistrySettings, *, sender: Sender | None = None) -> None:
+        self._closing = threading.Event()
+        self._transport = Transport(settings, ProxyRules.from_environment(os.environ)) if sender is None else None
+        self._hosts = HostTable(settings)
+        self._exchange = Exchange(sender or self._transport)  # type: ignore[arg-type] # one of both is there
+        self._attempts = Attempts(self._closing)
+        self._uploads = Uploads(self._exchange, self._attempts, self._hosts)
+
+    def close(self) -> None:
+        """Wake those who wait for another attempt (they raise Unavailable) and close idle connections."""
+        self._closing.set()
+        if self._transport is not None:
+            self._transport.close()
+
+    def manifest(
+        self, ref: Reference, *, deadline: Deadline, accept: tuple[str, ...] = MANIFEST_ACCEPT
+    ) -> FetchedManifest:
+        """Return the manifest that *ref* names, by digest if it has one.
+
+        Raises:
+            IntegrityError: every endpoint served bytes that do not hash to the digest.
+            FormatError: larger than 4 MiB.
+        """
+        call = Call("GET", _manifest_path(ref), headers=(("Accept", ", ".join(accept)),), scopes=(_pull(ref),))
+
+        def attempt(endpoint: Endpoint) -> FetchedManifest:
+            with self._exchange.perform(endpoint, call, deadline) as response:
+                body = response.read_at_most(MANIFEST_BYTES_MAX)
+                return _fetched(ref, response, body)
+
+        return self._run(ref, Capability.PULL if ref.digest else Capability.RESOLVE, attempt, deadline)
+
+    def head_manifest(
+        self, ref: Reference, *, deadline: Deadline, accept: tuple[str, ...] = MANIFEST_ACCEPT
+    ) -> Descriptor | None:
+        """Return type, digest and size of what *ref* names, as the registry says, or None if it does not exist."""
+        call = Call("HEAD", _manifest_path(ref), headers=(("Accept", ", ".join(accept)),), scopes=(_pull(ref),))
+
+        def attempt(endpoint: Endpoint) -> tuple[str, str, int | None]:
+            with self._exchange.perform(endpoint, call, deadline) as response:
+                return (
+                    response.header("content-type").partition(";")[0].strip(),
+                    response.header("docker-content-digest") or str(ref.digest or ""),
+                    response.content_length,
+                )
+
+        try:
+            media_type, digest, size = self._run(
+                ref, Capability.PULL if ref.digest else Capability.RESOLVE, attempt, deadline
+            )
+        except NotFound:
+            return None
+        if not digest or size is None:
+            return self.manifest(ref, deadline=deadline, accept=accept).descriptor
+        return Descriptor(media_type, _digest(digest, "Docker-Content-Digest"), size)
+
+    def blob(self, ref: Reference, digest: Digest, *, deadline: Deadline) -> BlobStream:
+        """Return the whole blob as it comes. The digest is the caller's to verify."""
+        call = Call("GET", f"{ref.repository}/blobs/{digest}", scopes=(_pull(ref),))
+
+        def attempt(endpoint: Endpoint) -> BlobStream:
+            response = self._exchange.perform(endpoint, call, deadline)
+            return _kept(response, _whole)
+
+        return self._run(ref, Capability.PULL, attempt, deadline)
+
+    def blob_range(
+        self, ref: Reference, digest: Digest, offset: int, length: int, *, deadline: Deadline
+    ) -> RangeStream:
+        """Return bytes [offset, offset + length) of a blob, fewer only where the blob ends; they are not verified.
+
+        Raises:
+            RangesUnsupported: the server would send the whole blob.
+            RegistryError: status 416: *offset* lies at or beyond the end.
+            InvalidArgument: *offset* is negative or *length* is not positive.
+        """
+        if offset < 0 or length <= 0:
+            raise InvalidArgument(f"range at {offset} of {length} bytes")
+        call = _range_call(ref, digest, range_header(offset, length))
+
+        def attempt(endpoint: Endpoint) -> RangeStream:
+            response = self._exchange.perform(endpoint, call, deadline)
+            return _kept(response, lambda answer: ranged(answer, offset, length))
+
+        return self._run(ref, Capability.PULL, attempt, deadline)
+
+    def blob_tail(self, ref: Reference, digest: Digest, length: int, *, deadline: Deadline) -> RangeStream:
+        """Return the last *length* bytes of a blob, all of it if it has fewer; raises as `blob_range`."""
+        if length <= 0:
+            raise InvalidArgument(f"tail of {length} bytes")
+        call = _range_call(ref, digest, f"bytes=-{length}")
+
+        def attempt(endpoint: Endpoint) -> RangeStream:
+            response = self._exchange.perform(endpoint, call, deadline)
+            return _kept(response, lambda answer: ranged_tail(answer, length))
+
+        return self._run(ref, Capability.PULL, attempt, deadline)
+
+    def blob_exists(self, ref: Reference, digest: Digest, *, deadline: Deadline | None = None) -> bool:
+        """Whether the registry itself, not a mirror, has the blob in *ref*'s repository."""
+        return self._uploads.blob_exists(ref, digest, deadline or Deadline.never())
+
+    def mount_blob(
+        self, ref: Reference, digest: Digest, from_repository: str, *, deadline: Deadline | None = None
+    ) -> bool:
+        """Make a blob of *from_repository*, in the same registry, appear in *ref*'s; False if it has to be uploaded."""
+        return self._uploads.mount(ref, digest, from_repository, deadline or Deadline.never())
+
+    def upload_blob(
+        self,
+        ref: Reference,
+        digest: Digest,
+        size: int,
+        open_stream: Callable[[], Iterable[bytes]],
+        *,
+        deadline: Deadline | None = None,
+    ) -> None:
+        """Upload *size* bytes that hash to *digest* in one request; *open_stream* gives them anew for each attempt."""
+        self._uploads.monolithic(ref, digest, size, open_stream, deadline or Deadline.never())
+
+    def upload_stream(
+        self, ref: Reference, chunks: Iterable[bytes], *, deadline: Deadline | None = None
+    ) -> tuple[Digest, int]:
+        """Upload bytes whose length and digest are known only at their end; return both."""
+        return self._uploads.chunked(ref, chunks, deadline or Deadline.never())
+
+    def put_manifest(
+        self, ref: Reference, body: bytes, media_type: str, *, deadline: Deadline | None = None
+    ) -> Descriptor:
+        """Store *body* under *ref*'s tag, or under its own digest if *ref* has no tag."""
+        return self._uploads.put_manifest(ref, body, media_type, deadline or Deadline.never())
+
+    def delete_manifest(self, ref: Reference, *, deadline: Deadline | None = None) -> None:
+        """Delete the manifest with *ref*'s digest, or, where the registry can, its tag alone."""
+        self._uploads.delete(ref, _manifest_path(ref), deadline or Deadline.never())
+
+    def delete_blob(self, ref: Reference, digest: Digest, *, deadline: Deadline | None = None) -> None:
+        """Delete a blob from *ref*'s repository."""
+        self._uploads.delete(ref, f"{ref.repository}/blobs/{digest}", deadline or Deadline.never())
+
+    def _run(self, ref: Reference, needed: Capability, attempt: Callable[[Endpoint], T], deadline: Deadline) -> T:
+        return self._attempts.run(self._hosts.endpoints(ref.registry, needed), attempt, deadline)
+
+
+def _kept(response: Response, use: Callable[[Response], T]) -> T:
+    """Return what *use* makes of *response*, which stays open unless that fails."""
+    try:
+        return use(response)
+    except BaseException:
+        response.close()
+        raise
+
+
+def _whole(response: Response) -> BlobStream:
+    size = response.content_length
+    if size is None:
+        raise Unavailable(f"GET {redact_url(response.url)}: the answer does not say how long the blob is")
+    return BlobStream(response, size)
+
+
+def _range_call(ref: Reference, digest: Digest, value: str) -> Call:
+    return Call(
+        "GET",
+        f"{ref.repository}/blobs/{digest}",
+        headers=(("Range", value),),
+        scopes=(_pull(ref),),
+        accepted=frozenset({200, 206}),
+    )
+
+
+def _fetched(ref: Reference, response: Response, body: bytes) -> FetchedManifest:
+    if len(body) > MANIFEST_BYTES_MAX:
+        raise FormatError("manifest", "size", f"more than {MANIFEST_BYTES_MAX} bytes")
+    promised = ref.digest
+    said = response.header("docker-content-digest")
+    if promised is None and said:
+        promised = _digest(said, "Docker-Content-Digest")
+    if promised is not None:
+        verifier = Verifier(promised, f"manifest {ref}")
+        verifier.update(body)
+        verifier.finish()
+    media_type = response.header("content-type").partition(";")[0].strip()
+    return FetchedManifest(Descriptor(media_type, promised or Digest.of(body), len(body)), body)
+
+
+def _digest(text: str, where: str) -> Digest:
+    try:
+        return Digest.parse(text)
+    except InvalidArgument as error:
+        raise FormatError("registry answer", where, str(error)) from error
+
+
+def _manifest_path(ref: Reference) -> str:
+    return f"{ref.repository}/manifests/{ref.digest or ref.tag}"
+
+
+def _pull(ref: Reference) -> str:
+    return f"repository:{ref.repository}:pull"

@@ -1,0 +1,277 @@
+"""One HTTP request and its answer: pooled connections, TLS, proxies, bounded waits; no policy.
+
+Redirects, authentication and retries belong to those above. Whatever urllib3 raises is translated here.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, Self
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3 import exceptions as http_errors
+
+from apparate.errors import ApparateError, FailedPrecondition, Unavailable
+from apparate.registry.limits import BoundedPool, BoundedTlsPool, Limits, applied
+from apparate.registry.redact import redact_url
+from apparate.registry.tls import context_for, speaks_plain_http
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from apparate.registry.deadline import Deadline
+    from apparate.registry.endpoint import TlsConfig
+    from apparate.registry.proxies import ProxyRules
+    from apparate.registry.settings import RegistrySettings
+
+POOL_MANAGERS_MAX = 32
+"""Sets of connections, one per TLS configuration and proxy; the least recently used is dropped beyond this."""
+SEND_BLOCK_BYTES = 256 * 1024
+"""How much of a body is sent in one step."""
+
+
+class TlsNotSpoken(Unavailable):
+    """The server answered a TLS handshake in plain HTTP."""
+
+
+class Body(Protocol):
+    """The receiving side of an answer."""
+
+    def read1(self, amt: int | None = None, /) -> bytes:
+        """Return what one step of the network brings, up to *amt* bytes; nothing at the end."""
+
+    def close(self) -> None:
+        """Give the connection up, unless the body was read to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. *body* is bytes, or pieces that add up to the Content-Length header."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | Iterable[bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How to reach a host."""
+
+    tls: TlsConfig
+    proxy: str | None = None
+    """A proxy's URL; None means what the environment says."""
+    connect_timeout_s: float | None = None
+
+
+class Response:
+    """Status, headers and a body that is still to be read. Close it, or use it as a context manager."""
+
+    def __init__(self, request: Request, status: int, headers: Mapping[str, str], body: Body) -> None:
+        self.method = request.method
+        self.url = request.url
+        self.status = status
+        self._headers = {name.lower(): value for name, value in headers.items()}
+        self._body = body
+
+    def header(self, name: str) -> str:
+        """Return the header *name*, empty when absent."""
+        return self._headers.get(name.lower(), "")
+
+    @property
+    def content_length(self) -> int | None:
+        """The announced length of the body in bytes; None when there is none or it is no number."""
+        text = self.header("content-length").strip()
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    def read1(self, size: int) -> bytes:
+        """Return up to *size* bytes, as they come; nothing at the end of the body.
+
+        Raises:
+            Unavailable: the connection broke, the body ended before its announced length, or a limit passed.
+        """
+        try:
+            return self._body.read1(size) or b""
+        except http_errors.HTTPError as error:
+            raise translated(error, self.method, self.url) from error
+
+    def read_at_most(self, limit: int) -> bytes:
+        """Return the whole body if it has at most *limit* bytes, else *limit* + 1 bytes of it."""
+        parts: list[bytes] = []
+        wanted = limit + 1
+        while wanted > 0 and (data := self.read1(wanted)):
+            parts.append(data)
+            wanted -= len(data)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Release the connection: for reuse when the body was read to its end, else it is closed."""
+        self._body.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Sender(Protocol):
+    """What can carry a Request; the seam at which tests replace the network."""
+
+    def send(self, request: Request, route: Route, deadline: Deadline) -> Response:
+        """Return the answer, whatever its status.
+
+        Raises:
+            Unavailable: no connection, no answer, or not in time.
+            TlsNotSpoken: as its docstring says.
+            FailedPrecondition: the server's certificate is not trusted, or our own files cannot be used.
+        """
+
+
+class Transport:
+    """Sender over the network; thread-safe."""
+
+    def __init__(self, settings: RegistrySettings, proxies: ProxyRules) -> None:
+        self._settings = settings
+        self._proxies = proxies
+        self._lock = threading.Lock()
+        self._managers: OrderedDict[tuple[TlsConfig, str], urllib3.PoolManager] = OrderedDict()
+
+    def send(self, request: Request, route: Route, deadline: Deadline) -> Response:
+        """See Sender."""
+        settings = self._settings
+        connect_s = min(route.connect_timeout_s or settings.connect_timeout_s, deadline.remaining())
+        if connect_s <= 0:
+            raise Unavailable(f"{request.method} {redact_url(request.url)}: the deadline passed")
+        proxy = route.proxy if route.proxy is not None else self._proxies.proxy_for(request.url)
+        manager = self._manager(route.tls, proxy or "")
+        limits = Limits(deadline, settings.idle_timeout_s, settings.slow_bytes_per_s)
+        try:
+            with applied(limits):
+                raw = manager.urlopen(
+                    request.method,
+                    request.url,
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                    decode_content=False,
+                    assert_same_host=False,
+                    headers={"User-Agent": settings.user_agent, "Accept-Encoding": "identity", **request.headers},
+                    body=request.body,
+                    timeout=urllib3.Timeout(connect=connect_s, read=settings.idle_timeout_s),
+                )
+        except (http_errors.HTTPError, OSError, UnicodeError) as error:
+            raise translated(error, request.method, request.url) from error
+        return Response(request, raw.status, raw.headers, _UrllibBody(raw))
+
+    def close(self) -> None:
+        """Close idle connections; those in use close when their responses do."""
+        with self._lock:
+            for manager in self._managers.values():
+                manager.clear()
+            self._managers.clear()
+
+    def _manager(self, tls: TlsConfig, proxy: str) -> urllib3.PoolManager:
+        with self._lock:
+            manager = self._managers.get((tls, proxy))
+            if manager is not None:
+                self._managers.move_to_end((tls, proxy))
+                return manager
+        made = self._make_manager(tls, proxy)
+        with self._lock:
+            manager = self._managers.setdefault((tls, proxy), made)
+            if len(self._managers) > POOL_MANAGERS_MAX:
+                self._managers.popitem(last=False)[1].clear()
+        return manager
+
+    def _make_manager(self, tls: TlsConfig, proxy: str) -> urllib3.PoolManager:
+        context = context_for(tls)
+        size, checked = self._settings.connections_per_host, not tls.skip_verify
+        manager: urllib3.PoolManager
+        if proxy:
+            parts = urlsplit(proxy)
+            credentials = f"{parts.username}:{parts.password or ''}" if parts.username else None
+            manager = urllib3.ProxyManager(
+                f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+                proxy_headers=urllib3.make_headers(proxy_basic_auth=credentials),
+                num_pools=size,
+                maxsize=size,
+                blocksize=SEND_BLOCK_BYTES,
+                ssl_context=context,
+                assert_hostname=None if checked else False,
+            )
+        else:
+            manager = urllib3.PoolManager(
+                num_pools=size,
+                maxsize=size,
+                blocksize=SEND_BLOCK_BYTES,
+                ssl_context=context,
+                assert_hostname=None if checked else False,
+            )
+        manager.pool_classes_by_scheme = {"http": BoundedPool, "https": BoundedTlsPool}
+        return manager
+
+
+class _UrllibBody:
+    """Body of a urllib3 response."""
+
+    def __init__(self, raw: urllib3.BaseHTTPResponse) -> None:
+        self._raw = raw
+
+    def read1(self, amt: int | None = None, /) -> bytes:
+        return self._raw.read1(amt)
+
+    def close(self) -> None:
+        if getattr(self._raw, "length_remaining", None) == 0:
+            self._raw.drain_conn()  # an answer without a body (HEAD, 204) has to be told so to go back to its pool
+        # A connection whose body was read to the end has gone back to its pool by now; any other must not.
+        self._raw.close()
+
+
+def translated(error: Exception, method: str, url: str) -> ApparateError:
+    """Return our error for what urllib3 raised during *method* *url*; its text holds no secret."""
+    what = f"{method} {redact_url(url)}"
+    cause = _root(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        host = urlsplit(url).hostname
+        return FailedPrecondition(
+            f"{what}: the certificate of {host} is not trusted ({cause.verify_message}); "
+            f"name its CA in certs.d/{host}/hosts.toml"
+        )
+    if isinstance(cause, ssl.SSLError) and speaks_plain_http(cause):
+        return TlsNotSpoken(f"{what}: the server speaks plain HTTP; its hosts.toml or plain_http_hosts must say so")
+    if isinstance(error, http_errors.LocationValueError | UnicodeError):
+        return FailedPrecondition(f"{what}: the URL cannot be used")
+    return Unavailable(f"{what}: {_described(error, cause)}")
+
+
+def _root(error: BaseException) -> BaseException:
+    seen = error
+    for _ in range(8):
+        inner = seen.__cause__ or next((a for a in seen.args if isinstance(a, BaseException)), None) or seen.__context__
+        if inner is None:
+            break
+        seen = inner
+    return seen
+
+
+def _described(error: Exception, cause: BaseException) -> str:
+    if isinstance(error, http_errors.NameResolutionError):
+        return "the host name cannot be resolved"
+    if isinstance(error, http_errors.ProxyError):
+        return f"the proxy cannot be used: {_short(cause)}"
+    if isinstance(error, http_errors.ConnectTimeoutError):
+        return "no connection in time"
+    if isinstance(error, http_errors.ReadTimeoutError | TimeoutError):
+        return f"no answer in time ({_short(cause)})"
+    if isinstance(error, http_errors.NewConnectionError):
+        return f"cannot connect: {_short(cause)}"
+    return f"the connection broke: {_short(cause)}"
+
+
+def _short(cause: BaseException) -> str:
+    return (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)[:200]
