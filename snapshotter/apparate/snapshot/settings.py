@@ -4,30 +4,55 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from apparate.errors import InvalidArgument
+
+Mode = Literal["lazy", "ordinary"]
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotterSettings:
-    """Section `[snapshotter]` of the configuration."""
+    """Section `[snapshotter]`."""
 
     root: Path = Path("/var/lib/containerd/io.containerd.snapshotter.v1.apparate")
-    """Snapshots and their metadata. kubelet's image accounting before containerd 1.7.16 looks at this path and nowhere else."""
+    """Snapshots and their metadata. containerd before 1.6.32 and 1.7.16 reports the disk usage of exactly this path to
+    kubelet, so keep the default unless containerd's own root is elsewhere. A local disk, not overlayfs."""
     socket: Path = Path("/run/apparate/snapshotter.sock")
-    """Where containerd's snapshots API is served; mode 0600."""
+    """Where containerd finds us (`proxy_plugins`); 0600."""
     loader_socket: Path = Path("/run/apparate/loader.sock")
-    """Where the loader is reached. A loader that is away means that new images are ordinary, nothing else."""
-    telemetry_socket: Path = Path("/run/apparate/snapshotter.metrics.sock")
-    """Metrics, health and the state of images; mode 0600."""
-    telemetry_address: str = ""
-    """The same without the state of images on `host:port`; empty: not on TCP."""
-    resolve_threads: int = 16
-    """Layers of one image that are resolved at the same time."""
-    call_threads: int = 32
-    """Calls of containerd in hand at the same time."""
+    """Where we find the loader; it need not be there for ordinary images."""
+    metrics_socket: Path = Path("/run/apparate/snapshotter-metrics.sock")
+    metrics_address: str = ""
+    """host:port for metrics over TCP as well; empty: none."""
+
+    mode: Mode = "lazy"
+    """`ordinary`: new images are unpacked as by overlayfs; lazy ones that are here go on."""
+    mode_file: Path | None = None
+    """If this file exists, its one word overrides `mode`; read at every layer, so no restart is needed."""
+
+    workers: int = 32
+    """Calls of containerd that are served at the same time."""
+    resolve_threads: int = 8
+    """Layers that the loader is asked about at the same time."""
+    unpack_threads: int = 2
+    """Layers without a table of contents that are unpacked at the same time."""
+    unmount_idle_s: float = 300.0
+    """How long a layer stays mounted, and its pages cached, after the last container that used it."""
+
+    resolve_timeout_s: float = 60.0
+    """When a layer is given up as lazy because the registry does not answer; containerd itself sets no limit."""
+    mount_timeout_s: float = 30.0
+    outage_s: float = 10.0
+    """How long an unreachable loader is waited for before calls that need it fail."""
 
     def __post_init__(self) -> None:
-        for name in ("resolve_threads", "call_threads"):
+        for name in ("workers", "resolve_threads", "unpack_threads"):
             if getattr(self, name) < 1:
                 raise InvalidArgument(f"snapshotter.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("resolve_timeout_s", "mount_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise InvalidArgument(f"snapshotter.{name} must be greater than 0, not {getattr(self, name)}")
+        for name in ("unmount_idle_s", "outage_s"):
+            if getattr(self, name) < 0:
+                raise InvalidArgument(f"snapshotter.{name} must not be negative, not {getattr(self, name)}")
