@@ -1,0 +1,132 @@
+"""How a node comes by the index of a layer: the one it carries, else one built from its table of contents.
+
+Nothing here is trusted before its digest, which the manifest gave, has been checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from apparate.errors import FormatError, IntegrityError, Unavailable, Unsupported
+from apparate.format.embedding import IndexLocation, extract
+from apparate.format.estargz import reader as estargz
+from apparate.format.index import build_local, unpack
+from apparate.format.toc import Compression
+from apparate.format.zstd_chunked import reader as zstd_chunked
+from apparate.layer.model import IndexSource
+from apparate.oci import names
+from apparate.oci.digest import Digest
+from apparate.telemetry.logging import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from apparate.layer.source import BlobSource, Body
+    from apparate.registry.deadline import Deadline
+
+TAIL_BYTES: Final = 64 * 1024
+"""One request for the end of a foreign layer: footer, and the TOC too if the layer is small."""
+TOC_BYTES_MAX: Final = 128 * 1024 * 1024
+"""A larger compressed TOC is refused before it is fetched."""
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+
+log = get_logger("layer.attach")
+
+
+@dataclass(frozen=True, slots=True)
+class Obtained:
+    """An index in its local form, with what was learnt on the way."""
+
+    local: bytes
+    source: IndexSource
+    blob_size: int
+    fetched_bytes: int
+
+
+def obtain_index(source: BlobSource, annotations: Mapping[str, str], deadline: Deadline) -> Obtained:
+    """Return the verified index of the layer that *source* reads and *annotations* describe.
+
+    Raises:
+        Unsupported: nothing in the annotations lets us verify the layer part by part, or it has no TOC.
+        IntegrityError, FormatError: what the registry gave is not what the manifest promised.
+        RegistryError, Unavailable, NotFound: it could not be had.
+    """
+    embedded = names.INDEX in annotations
+    has_toc = any(key in annotations for key in (names.TOC_DIGEST, names.ZSTD_CHUNKED_CHECKSUM))
+    if not embedded and not has_toc:
+        raise Unsupported("not lazily loadable: the layer's annotations name neither an index nor a table of contents")
+    if embedded:
+        try:
+            obtained = _embedded(source, annotations[names.INDEX], deadline)
+        except FormatError as error:
+            if isinstance(error, IntegrityError) or not has_toc:
+                raise
+            log.warning("embedded index cannot be used; building one from the table of contents", error=str(error))
+        else:
+            if obtained is not None:
+                return obtained
+    if not has_toc:
+        raise Unsupported(
+            "not lazily loadable: the layer's index is of an unknown version and it names no table of contents"
+        )
+    return _from_toc(source, annotations, deadline)
+
+
+def read_exactly(body: Body, offset: int, length: int) -> bytes:
+    """Return the *length* bytes that were asked for from *offset*.
+
+    Raises:
+        Unavailable: the other side gave another part of the blob, or less.
+    """
+    if body.offset != offset:
+        raise Unavailable(f"registry gave the bytes from {body.offset} on where those from {offset} on were asked for")
+    parts = bytearray()
+    for data in body:
+        parts += data
+        if len(parts) > length:
+            raise Unavailable(f"registry gave more than the {length} bytes that were asked for")
+    if len(parts) < length:
+        raise Unavailable(f"registry gave {len(parts)} of {length} bytes")
+    return bytes(parts)
+
+
+def _embedded(source: BlobSource, annotation: str, deadline: Deadline) -> Obtained | None:
+    location = IndexLocation.from_annotation(annotation)
+    if location is None:
+        return None
+    with source.range(location.offset, location.length, deadline=deadline) as body:
+        region = read_exactly(body, location.offset, location.length)
+        blob_size = body.total_size or 0
+    location.verify(region)
+    compression = Compression.GZIP if region.startswith(_GZIP_MAGIC) else Compression.ZSTD
+    return Obtained(unpack(extract(region, compression)), IndexSource.EMBEDDED, blob_size, len(region))
+
+
+def _from_toc(source: BlobSource, annotations: Mapping[str, str], deadline: Deadline) -> Obtained:
+    with source.tail(TAIL_BYTES, deadline=deadline) as body:
+        if body.total_size is None:
+            raise Unavailable("registry does not say how long the layer is")
+        blob_size = body.total_size
+        tail = read_exactly(body, max(0, blob_size - TAIL_BYTES), min(TAIL_BYTES, blob_size))
+    reader = estargz
+    location = estargz.locate(tail, blob_size)
+    if location is None:
+        reader = zstd_chunked
+        location = zstd_chunked.locate(tail, blob_size)
+    if location is None:
+        raise Unsupported("not lazily loadable: the layer ends in no footer of eStargz or zstd:chunked")
+    if location.length > TOC_BYTES_MAX:
+        raise FormatError("toc", "length", f"{location.length} bytes are above the limit of {TOC_BYTES_MAX}")
+    fetched = len(tail)
+    begin = location.offset - (blob_size - len(tail))
+    if begin >= 0:
+        packed = tail[begin : begin + location.length]
+    else:
+        with source.range(location.offset, location.length, deadline=deadline) as body:
+            packed = read_exactly(body, location.offset, location.length)
+        fetched += len(packed)
+    expected = annotations.get(names.TOC_DIGEST)
+    toc = reader.parse_toc(packed, location, None if expected is None else Digest.parse(expected))
+    digest = Digest.parse(expected).raw if expected is not None else b""
+    return Obtained(build_local(toc, toc_digest=digest), IndexSource.TOC, blob_size, fetched)

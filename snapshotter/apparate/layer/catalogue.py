@@ -1,0 +1,264 @@
+"""What is durable about layers besides their files: number, references, sizes, and who has them mounted.
+
+SQLite in WAL mode with full syncing: what a method has written survives any crash once it returns. Tables are small (one row
+a layer), transactions short, and none is held across network or disk work of others.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from apparate.errors import FailedPrecondition, NotFound, Unavailable
+from apparate.layer.model import IndexSource, LayerId, LayerInfo
+from apparate.oci.digest import Digest
+
+_SCHEMA_VERSION: Final = 1
+_REFERENCES_MAX: Final = 8
+"""References kept for a layer, newest first: enough to survive a deleted repository, not a history."""
+_BUSY_TIMEOUT_S: Final = 10.0
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+# AUTOINCREMENT: a number is never used again, for inode numbers of the FUSE file system derive from it.
+_SCHEMA: Final = """
+CREATE TABLE layers (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    digest TEXT NOT NULL UNIQUE,
+    image_size INTEGER NOT NULL,
+    blob_size INTEGER NOT NULL,
+    index_source TEXT NOT NULL,
+    complete INTEGER NOT NULL DEFAULT 0,
+    fetched_bytes INTEGER NOT NULL DEFAULT 0,
+    used_wall_s REAL NOT NULL
+) STRICT;
+CREATE TABLE layer_references (
+    layer INTEGER NOT NULL REFERENCES layers (id) ON DELETE CASCADE,
+    reference TEXT NOT NULL,
+    used INTEGER NOT NULL,
+    PRIMARY KEY (layer, reference)
+) STRICT;
+CREATE TABLE pins (
+    layer INTEGER NOT NULL REFERENCES layers (id) ON DELETE CASCADE,
+    owner TEXT NOT NULL,
+    direct INTEGER NOT NULL,
+    boot TEXT NOT NULL,
+    PRIMARY KEY (layer, owner)
+) STRICT;
+"""
+_COLUMNS: Final = "id, digest, image_size, blob_size, index_source, complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Something that has a layer mounted. With *direct* the kernel reads the layer's file itself."""
+
+    owner: str
+    direct: bool
+
+
+class Catalogue:
+    """The catalogue below one root. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the catalogue; mounts of an earlier boot are forgotten, for none can have survived it.
+
+        Raises:
+            FailedPrecondition: the file was written by a newer version, or is no catalogue.
+            Unavailable: it cannot be opened.
+        """
+        self._lock = threading.Lock()
+        try:
+            self._boot = _BOOT_ID.read_text().strip()
+            self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise Unavailable(f"catalogue {path} cannot be opened: {error}") from error
+        try:
+            self._prepare(path)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise FailedPrecondition(f"catalogue {path} cannot be used: {error}; move it away to start anew") from error
+        except FailedPrecondition:
+            self._db.close()
+            raise
+
+    def _prepare(self, path: Path) -> None:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            self._db.execute(f"PRAGMA {pragma}")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > _SCHEMA_VERSION:
+            raise FailedPrecondition(
+                f"catalogue {path} has version {version}, this program knows {_SCHEMA_VERSION}; upgrade it"
+            )
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+        self._db.execute("DELETE FROM pins WHERE boot != ?", (self._boot,))
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise Unavailable(f"catalogue of layers cannot be written: {error}") from error
+
+    def _rows(self, query: str, *values: str | int) -> list[tuple[object, ...]]:
+        with self._lock:
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise Unavailable(f"catalogue of layers cannot be read: {error}") from error
+
+    # --- layers ---
+
+    def add(self, digest: Digest, reference: str, image_size: int, blob_size: int, source: IndexSource) -> LayerInfo:
+        """Make a layer known, or renew what is known of it; its number stays. It counts as incomplete."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO layers (digest, image_size, blob_size, index_source, used_wall_s) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (digest) DO UPDATE SET image_size = excluded.image_size, blob_size = excluded.blob_size,"
+                " index_source = excluded.index_source, complete = 0, used_wall_s = excluded.used_wall_s",
+                (str(digest), image_size, blob_size, source.value, time.time()),
+            )
+            _refer(db, digest, reference)
+        info = self.get(digest)
+        assert info is not None
+        return info
+
+    def refer(self, digest: Digest, reference: str) -> None:
+        """Note that a known layer can also be fetched by *reference*, from now on the first to be tried."""
+        if self.references(digest)[:1] == [reference]:
+            return
+        with self._transaction() as db:
+            _refer(db, digest, reference)
+
+    def references(self, digest: Digest) -> list[str]:
+        """Return by which references a layer can be fetched, newest first."""
+        rows = self._rows(
+            "SELECT reference FROM layer_references JOIN layers ON layer = id WHERE digest = ? ORDER BY used DESC",
+            str(digest),
+        )
+        return [str(reference) for (reference,) in rows]
+
+    def get(self, digest: Digest) -> LayerInfo | None:
+        """Return a layer, None if it is not known."""
+        return self._one("digest", str(digest))
+
+    def by_id(self, layer_id: LayerId) -> LayerInfo | None:
+        """Return a layer, None if it is not known."""
+        return self._one("id", layer_id)
+
+    def _one(self, column: str, value: str | int) -> LayerInfo | None:
+        rows = self._rows(f"SELECT {_COLUMNS} FROM layers WHERE {column} = ?", value)  # noqa: S608 - column is a constant of ours
+        return self._info(rows[0]) if rows else None
+
+    def all(self) -> list[LayerInfo]:
+        """Return every layer, ordered by digest."""
+        return [self._info(row) for row in self._rows(f"SELECT {_COLUMNS} FROM layers ORDER BY digest")]  # noqa: S608 - constant
+
+    def _info(self, row: Sequence[object]) -> LayerInfo:
+        layer_id, text, image_size, blob_size, source, complete = row
+        digest = Digest.parse(str(text))
+        references = self.references(digest)
+        assert isinstance(layer_id, int)
+        assert isinstance(image_size, int)
+        assert isinstance(blob_size, int)
+        reference = references[0] if references else ""
+        return LayerInfo(
+            digest,
+            LayerId(layer_id),
+            reference,
+            blob_size,
+            image_size,
+            IndexSource(str(source)),
+            complete=bool(complete),
+        )
+
+    def remove(self, digest: Digest) -> None:
+        """Forget a layer."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM layers WHERE digest = ?", (str(digest),))
+
+    def set_complete(self, digest: Digest, *, complete: bool) -> None:
+        """Note whether every byte of a layer is durable."""
+        with self._transaction() as db:
+            db.execute("UPDATE layers SET complete = ? WHERE digest = ?", (int(complete), str(digest)))
+
+    # --- use ---
+
+    def note_use(self, fetched: Sequence[tuple[Digest, int, float]]) -> None:
+        """Add (layer, bytes fetched since the last time, wall-clock time of last use) to what is known."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE layers SET fetched_bytes = fetched_bytes + ?, used_wall_s = max(used_wall_s, ?) WHERE digest = ?",
+                [(count, used, str(digest)) for digest, count, used in fetched],
+            )
+
+    def used(self) -> dict[Digest, tuple[int, float]]:
+        """Return for each layer the bytes fetched for it, ever, and when it was used last, wall clock."""
+        rows = self._rows("SELECT digest, fetched_bytes, used_wall_s FROM layers")
+        return {Digest.parse(str(digest)): (int(str(count)), float(str(used))) for digest, count, used in rows}
+
+    def pin(self, digest: Digest, owner: str, *, direct: bool) -> None:
+        """Note that *owner* has the layer mounted, durably against the death of this process.
+
+        Raises:
+            NotFound: the layer is not known.
+        """
+        with self._transaction() as db:
+            cursor = db.execute(
+                "INSERT OR REPLACE INTO pins (layer, owner, direct, boot) SELECT id, ?, ?, ? FROM layers WHERE digest = ?",
+                (owner, int(direct), self._boot, str(digest)),
+            )
+            if cursor.rowcount == 0:
+                raise NotFound(f"layer {digest} is not known here")
+
+    def unpin(self, digest: Digest, owner: str) -> None:
+        """Note that *owner* no longer has the layer mounted; if it had not, nothing changes."""
+        with self._transaction() as db:
+            db.execute(
+                "DELETE FROM pins WHERE owner = ? AND layer = (SELECT id FROM layers WHERE digest = ?)",
+                (owner, str(digest)),
+            )
+
+    def pins(self, digest: Digest) -> tuple[Pin, ...]:
+        """Return who has the layer mounted."""
+        rows = self._rows("SELECT owner, direct FROM pins JOIN layers ON layer = id WHERE digest = ?", str(digest))
+        return tuple(Pin(str(owner), bool(direct)) for owner, direct in rows)
+
+    def pinned(self) -> dict[Digest, bool]:
+        """Return the mounted layers, each with whether the kernel reads its file itself."""
+        rows = self._rows("SELECT digest, max(direct) FROM pins JOIN layers ON layer = id GROUP BY digest")
+        return {Digest.parse(str(digest)): bool(direct) for digest, direct in rows}
+
+
+def _refer(db: sqlite3.Connection, digest: Digest, reference: str) -> None:
+    (layer,) = db.execute("SELECT id FROM layers WHERE digest = ?", (str(digest),)).fetchone()
+    db.execute(
+        "INSERT OR REPLACE INTO layer_references (layer, reference, used)"
+        " SELECT ?, ?, coalesce(max(used), 0) + 1 FROM layer_references WHERE layer = ?",
+        (layer, reference, layer),
+    )
+    db.execute(
+        "DELETE FROM layer_references WHERE layer = ? AND reference NOT IN"
+        " (SELECT reference FROM layer_references WHERE layer = ? ORDER BY used DESC LIMIT ?)",
+        (layer, layer, _REFERENCES_MAX),
+    )

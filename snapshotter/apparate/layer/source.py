@@ -1,0 +1,140 @@
+"""Where the bytes of a blob come from: the small protocol that the layer store needs of a registry, and its implementation."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from apparate.errors import NotFound, RegistryError
+from apparate.oci.reference import Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from apparate.oci.digest import Digest
+    from apparate.registry.client import RegistryClient
+    from apparate.registry.deadline import Deadline
+
+_T = TypeVar("_T")
+
+
+class Body(Protocol):
+    """A part of a blob while it arrives. Whatever it yields is unverified."""
+
+    @property
+    def offset(self) -> int:
+        """Where in the blob the first byte lies, as the other side said."""
+        ...
+
+    @property
+    def total_size(self) -> int | None:
+        """Length of the whole blob, as the other side said; None if it did not."""
+        ...
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the bytes in order, in pieces of any size."""
+        ...
+
+
+class BlobSource(Protocol):
+    """One blob that can be read in parts. Thread-safe; each open part has a connection of its own.
+
+    Every method raises, besides `ApparateError` of its own: RangesUnsupported, Unavailable, RegistryError, NotFound.
+    """
+
+    @property
+    def host(self) -> str:
+        """Names whose latency and rate are measured together."""
+        ...
+
+    def range(self, offset: int, length: int, *, deadline: Deadline) -> AbstractContextManager[Body]:
+        """Ask for the bytes [offset, offset + length)."""
+        ...
+
+    def tail(self, length: int, *, deadline: Deadline) -> AbstractContextManager[Body]:
+        """Ask for the last *length* bytes, or all of a shorter blob. The body's total size is known."""
+        ...
+
+    def whole(self, *, deadline: Deadline) -> AbstractContextManager[Body]:
+        """Ask for the blob from its first byte."""
+        ...
+
+
+class SourceFactory(Protocol):
+    """Makes the source of a blob. *references* is called for each request: newest first, they can change."""
+
+    def __call__(self, references: Callable[[], Sequence[str]], digest: Digest) -> BlobSource: ...
+
+
+class _WholeBody:
+    """A whole blob in the shape of a part."""
+
+    def __init__(self, chunks: Iterator[bytes], size: int | None) -> None:
+        self._chunks = chunks
+        self._size = size
+
+    @property
+    def offset(self) -> int:
+        return 0
+
+    @property
+    def total_size(self) -> int | None:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._chunks
+
+
+class RegistrySource:
+    """A blob in a registry, under any of the references it was resolved with.
+
+    A blob is the same in every repository that has it, so when one repository refuses it (deleted, credentials gone), the
+    next reference is asked before anyone sees an error.
+    """
+
+    def __init__(self, client: RegistryClient, references: Callable[[], Sequence[str]], digest: Digest) -> None:
+        self._client = client
+        self._references = references
+        self._digest = digest
+
+    @property
+    def host(self) -> str:
+        """The registry of the newest reference."""
+        return Reference.parse(self._references()[0]).registry
+
+    @contextmanager
+    def range(self, offset: int, length: int, *, deadline: Deadline) -> Iterator[Body]:
+        """Ask for a part."""
+        with self._first(
+            lambda ref: self._client.blob_range(ref, self._digest, offset, length, deadline=deadline)
+        ) as body:
+            yield body
+
+    @contextmanager
+    def tail(self, length: int, *, deadline: Deadline) -> Iterator[Body]:
+        """Ask for the end."""
+        with self._first(lambda ref: self._client.blob_tail(ref, self._digest, length, deadline=deadline)) as body:
+            yield body
+
+    @contextmanager
+    def whole(self, *, deadline: Deadline) -> Iterator[Body]:
+        """Ask for everything; the digest is checked by whoever reads it to the end."""
+        with self._first(lambda ref: self._client.blob(ref, self._digest, deadline=deadline)) as stream:
+            yield _WholeBody(iter(stream), stream.size)
+
+    @contextmanager
+    def _first(self, opened: Callable[[Reference], AbstractContextManager[_T]]) -> Iterator[_T]:
+        refused: NotFound | RegistryError | None = None
+        for text in self._references():
+            with ExitStack() as stack:
+                try:
+                    body = stack.enter_context(opened(Reference.parse(text)))
+                except (NotFound, RegistryError) as error:
+                    refused = error
+                    continue
+                yield body
+                return
+        if refused is None:
+            raise NotFound(f"layer {self._digest} has no reference to fetch it by")
+        raise refused
