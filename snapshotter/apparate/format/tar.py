@@ -156,10 +156,11 @@ class TarParser:
             self._start = offset
         self._raw.append(block)
         header = th.parse_header(block, offset)
-        if header.typeflag in b"xgLK":
+        if header.typeflag in th.SPECIAL_TYPES:
             self._special(header, offset, events)
             return
-        th.merge_pax(header, self._pax, offset)
+        if self._pax:
+            th.merge_pax(header, self._pax, offset)
         header.name = self._long_name or header.name
         header.linkname = self._long_link or header.linkname
         self._header = header
@@ -222,6 +223,9 @@ class TarParser:
     def _pax_sparse(self, events: list[Event]) -> None:
         """Take the sparse map from the pax records, or expect it in front of the payload (format 1.0)."""
         header, pax = self._current(), self._pax
+        if not pax:
+            self._complete(header.size, None, events)
+            return
         version = (pax.get(b"GNU.sparse.major", b""), pax.get(b"GNU.sparse.minor", b""))
         old = version in ((b"0", b"0"), (b"0", b"1")) or (version == (b"", b"") and bool(pax.get(th.SPARSE_MAP)))
         if not old and version != (b"1", b"0"):
@@ -312,8 +316,10 @@ def _entry(header: th.Header, kind: EntryType, pax: dict[bytes, bytes]) -> Entry
     link = header.linkname if kind in _LINKS else b""
     if kind is EntryType.HARDLINK:
         link = clean_path(link, "tar", "linkname")
-    prefix = len(th.XATTR_PREFIX)
-    xattrs = {key[prefix:]: value for key, value in pax.items() if key.startswith(th.XATTR_PREFIX)}
+    xattrs = NO_XATTRS
+    if pax:
+        prefix = len(th.XATTR_PREFIX)
+        xattrs = {key[prefix:]: value for key, value in pax.items() if key.startswith(th.XATTR_PREFIX)} or NO_XATTRS
     has_device = kind in _DEVICES
     return Entry(
         clean_path(header.name, "tar", "name"),
@@ -324,7 +330,7 @@ def _entry(header: th.Header, kind: EntryType, pax: dict[bytes, bytes]) -> Entry
         header.size if kind is EntryType.REG else 0,
         header.mtime_ns,
         link,
-        xattrs or NO_XATTRS,
+        xattrs,
         header.devmajor if has_device else 0,
         header.devminor if has_device else 0,
     )

@@ -46,6 +46,11 @@ _STAR_TRAILER: Final = slice(508, 512)
 _MAGIC_USTAR: Final = b"ustar\0"
 _MAGIC_GNU: Final = b"ustar "
 _VERSION_GNU: Final = b" \0"
+#: pax header, pax global header, GNU long name, GNU long link: blocks about the entry that follows.
+SPECIAL_TYPES: Final = frozenset({b"x", b"g", b"L", b"K"})
+_DEVICE_TYPES: Final = frozenset({b"3", b"4"})
+_NOTHING: Final = frozenset({b"", b"\0"})
+_OCTAL: Final = b"01234567"
 _INT64_MAX: Final = (1 << 63) - 1
 _NANO: Final = 1_000_000_000
 
@@ -70,7 +75,7 @@ class Header:
 
 
 def parse_header(block: bytes, offset: int) -> Header:
-    """Parse one header block; *offset* is where it lies, for errors.
+    """Parse one header block; *offset* is where it lies, for errors. Of a special header only the size is looked at.
 
     Raises:
         FormatError: checksum or a number is wrong.
@@ -78,35 +83,41 @@ def parse_header(block: bytes, offset: int) -> Header:
     (name, mode, uid, gid, size, mtime, checksum, typeflag, linkname, magic, version, _uname, _gname, major, minor, prefix,
      _unused) = _HEADER.unpack(block)  # fmt: skip
     _check_sum(block, number(checksum, "checksum", offset), offset)
+    length = number(size, "size", offset)
     is_gnu = magic == _MAGIC_GNU and version == _VERSION_GNU
+    if typeflag in SPECIAL_TYPES:
+        return Header(b"", 0, 0, 0, length, 0, typeflag, b"", 0, 0, is_gnu)
     is_ustar = magic == _MAGIC_USTAR
-    header = Header(
-        name=_string(name),
-        mode=number(mode, "mode", offset),
-        uid=number(uid, "uid", offset),
-        gid=number(gid, "gid", offset),
-        size=number(size, "size", offset),
-        mtime_ns=number(mtime, "mtime", offset) * _NANO,
-        typeflag=typeflag,
-        linkname=_string(linkname),
-        devmajor=number(major, "devmajor", offset) if is_ustar or is_gnu else 0,
-        devminor=number(minor, "devminor", offset) if is_ustar or is_gnu else 0,
-        is_gnu=is_gnu,
-    )
+    is_device = typeflag in _DEVICE_TYPES and (is_ustar or is_gnu)
     if is_ustar and block[_STAR_TRAILER] == b"tar\0":
         prefix = block[_STAR_PREFIX]
     elif is_gnu:
         prefix = _misplaced_prefix(block, prefix, offset)
     elif not is_ustar:
         prefix = b""
-    prefix = _string(prefix)
-    if prefix:
-        header.name = prefix + b"/" + header.name
-    return header
+    name = name.partition(b"\0")[0]
+    if prefix[:1] not in _NOTHING:
+        name = _string(prefix) + b"/" + name
+    return Header(
+        name,
+        number(mode, "mode", offset),
+        number(uid, "uid", offset),
+        number(gid, "gid", offset),
+        length,
+        number(mtime, "mtime", offset) * _NANO,
+        typeflag,
+        linkname.partition(b"\0")[0],
+        number(major, "devmajor", offset) if is_device else 0,
+        number(minor, "devminor", offset) if is_device else 0,
+        is_gnu,
+    )
 
 
 def number(field: bytes, key: str, offset: int) -> int:
     """Return a numeric field: octal digits between spaces and NULs, or base-256 when the first bit is set."""
+    digits = field[:-1]
+    if not field[-1] & ~0x20 and digits.isdigit() and not digits.translate(None, _OCTAL):
+        return int(digits, 8)  # nearly all fields of nearly all tars
     if field[0] & 0x80:
         value = int.from_bytes(field, "big", signed=True) if field[0] & 0x40 else int.from_bytes(field, "big")
         if not field[0] & 0x40:
@@ -311,6 +322,8 @@ def _check_sum(block: bytes, expected: int, offset: int) -> None:
 
 def _misplaced_prefix(block: bytes, prefix: bytes, offset: int) -> bytes:
     """Return a name prefix that Go before 1.8 wrote over the times of a GNU header, or b""."""
+    if prefix[:1] == b"\0":
+        return b""
     try:
         for field in (block[_GNU_ATIME], block[_GNU_CTIME]):
             if field[0]:
