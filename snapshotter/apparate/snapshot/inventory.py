@@ -1,0 +1,105 @@
+"""Which layers make up the images of a node, and how each got there: read from the metadata, whether the snapshotter runs or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from apparate.errors import InvalidArgument
+from apparate.oci.digest import Digest
+from apparate.oci.reference import Reference
+from apparate.snapshot.labels import layer_of
+from apparate.snapshot.model import Kind, Origin, Record, SnapshotId
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLayer:
+    """One layer of an image, as it was prepared."""
+
+    layer_digest: Digest | None  # None: containerd did not say which layer it unpacked
+    origin: Origin
+    reason: str  # why it is not lazy, where somebody could expect it to be
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image by the reference it was pulled with first; layers base first."""
+
+    reference: str
+    layers: tuple[ImageLayer, ...]
+    containers: int
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether every layer is loaded on demand or was, until it was complete."""
+        return all(layer.origin is Origin.LAZY for layer in self.layers)
+
+
+def images(records: Sequence[Record]) -> list[Image]:
+    """Return the images that *records* hold, by reference.
+
+    An image is a committed snapshot that no committed snapshot of the same reference stands on, with its ancestors. Snapshots
+    that name no image (made by a client without annotations) are listed under the reference "".
+    """
+    by_id = {record.id: record for record in records}
+    covered = _covered(records, by_id)
+    found = []
+    for record in records:
+        if record.info.kind is Kind.COMMITTED and record.id not in covered:
+            found.append(_image(record, by_id, _containers(record, records)))
+    return sorted(found, key=lambda image: image.reference)
+
+
+def find(all_images: Sequence[Image], reference: str) -> list[Image]:
+    """Return the images pulled as *reference*, which may be written in any of its forms."""
+    wanted = str(Reference.parse(reference))
+    return [image for image in all_images if _normal(image.reference) == wanted]
+
+
+def _normal(reference: str) -> str:
+    try:
+        return str(Reference.parse(reference))
+    except InvalidArgument:  # a label is somebody else's text; what cannot be read is not what was asked for
+        return reference
+
+
+def _reference(record: Record) -> str:
+    try:
+        labels = layer_of(record.info.labels)
+    except InvalidArgument:
+        return ""
+    return labels.reference if labels else ""
+
+
+def _covered(records: Sequence[Record], by_id: Mapping[SnapshotId, Record]) -> set[SnapshotId]:
+    """Return the committed snapshots on which another of the same image stands."""
+    covered = set()
+    for record in records:
+        if record.info.kind is Kind.COMMITTED and record.parent_id is not None:
+            parent = by_id.get(record.parent_id)
+            if parent is not None and _reference(parent) == _reference(record):
+                covered.add(parent.id)
+    return covered
+
+
+def _containers(record: Record, records: Sequence[Record]) -> int:
+    return sum(1 for other in records if other.parent_id == record.id and other.info.kind is not Kind.COMMITTED)
+
+
+def _image(top: Record, by_id: Mapping[SnapshotId, Record], containers: int) -> Image:
+    layers = []
+    record: Record | None = top
+    while record is not None:
+        layers.append(ImageLayer(_digest(record), record.origin, record.reason))
+        record = by_id.get(record.parent_id) if record.parent_id is not None else None
+    return Image(_reference(top), tuple(reversed(layers)), containers)
+
+
+def _digest(record: Record) -> Digest | None:
+    if record.layer is not None:
+        return record.layer
+    try:
+        labels = layer_of(record.info.labels)
+    except InvalidArgument:
+        return None
+    return labels.layer_digest if labels else None
