@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,10 +125,25 @@ class Containerd:
         self.ctr("images", "import", *flags, archive)
         wait_until(self.cri.images, "CRI knows the imported image")
 
+    def pull_with_ctr(self, reference: str, snapshotter: str) -> None:
+        """Pull and unpack in full with `ctr`, from a registry without TLS, as any client of containerd does."""
+        local = ["--local"] if self.release.version >= (2, 0) else []
+        self.ctr("images", "pull", "--plain-http", "--snapshotter", snapshotter, *local, reference)
+
+    @contextlib.contextmanager
+    def mounted(self, reference: str, snapshotter: str, where: Path) -> Iterator[Path]:
+        """The file system of an unpacked image, read-only at *where*."""
+        where.mkdir(exist_ok=True)
+        self.ctr("images", "mount", "--snapshotter", snapshotter, reference, where)
+        try:
+            yield where
+        finally:
+            self.ctr("images", "unmount", "--snapshotter", snapshotter, "--rm", where)
+
     def remove_all(self) -> None:
         """Remove every pod and image, and wait until containerd has collected what they held."""
         self.cri.remove_all()
-        names = {self.settings.default, *(plug.name for plug in self.settings.plugs)}
+        names = {"overlayfs", self.settings.default, *(plug.name for plug in self.settings.plugs)}
         for name in names:
             wait_until(lambda name=name: not self.snapshots(name), f"the snapshots of {name} are collected")  # type: ignore[misc]  # the default binds the loop variable
 

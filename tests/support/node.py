@@ -1,0 +1,98 @@
+"""A node as a site has it: containerd with CRI, our two services, and a registry within reach."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.busybox import pause_image, write_archive
+from tests.support.containerd import PAUSE, Containerd, Plug, Release, Settings, release
+from tests.support.leftovers import mounts_below
+from tests.support.processes import run, wait_until
+from tests.support.services import NAME, Services, apparate
+
+PREPARED = "remote snapshot prepared"  # logged by the snapshotter for each layer it took over
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A running node. `overlayfs` nodes have no services of ours."""
+
+    base: Path
+    containerd: Containerd
+    services: Services | None
+
+    @property
+    def ours(self) -> Services:
+        if self.services is None:
+            raise AssertionError("this node runs without our services")
+        return self.services
+
+    @property
+    def snapshotter(self) -> str:
+        """The snapshotter of this node's pods."""
+        return self.containerd.settings.default
+
+    def remote_layers(self) -> list[str]:
+        """Digests of the layers that were prepared remotely, in the order of the log."""
+        return [str(record["layer"]) for record in self.ours.events(PREPARED)]
+
+    def snapshot_rows(self) -> int:
+        """Rows in the snapshotter's database."""
+        databases = list(self.ours.root.glob("*.db"))
+        if not databases:
+            raise AssertionError(f"no database in {self.ours.root}")
+        with contextlib.closing(sqlite3.connect(f"file:{databases[0]}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT count(*) FROM snapshots").fetchone()[0])
+
+    def images_json(self) -> str:
+        """What `apparate images --json` says."""
+        return apparate("images", "--json", "--config", self.ours.config).stdout
+
+    def assert_empty(self) -> None:
+        """Nothing of removed images and containers is left: no row, no snapshot directory, no layer, no mount."""
+        services = self.ours
+        wait_until(lambda: self.snapshot_rows() == 0, "the snapshotter's database is empty")
+        wait_until(lambda: not self._remains(), f"nothing is left of removed images: {self._remains()}")
+        mounts = [point for point in mounts_below(self.base) if point != str(services.run_dir / "fs")]
+        assert not mounts, mounts
+
+    def _remains(self) -> list[str]:
+        root = self.ours.root
+        return [str(path) for folder in ("snapshots", "layers/data") for path in (root / folder).glob("*")]
+
+
+@contextlib.contextmanager
+def node(
+    base: Path,
+    chosen: Release | str = "debian",
+    *,
+    snapshotter: str = NAME,
+    plain_http: Sequence[str] = (),
+    sections: Mapping[str, Mapping[str, object]] | None = None,
+) -> Iterator[Node]:
+    """A node below *base*; *snapshotter* "overlayfs" makes an ordinary one without our services."""
+    found = release(chosen) if isinstance(chosen, str) else chosen
+    place = base / "node"
+    root = place / "root" / f"io.containerd.snapshotter.v1.{NAME}"
+    with contextlib.ExitStack() as stack:
+        services = None
+        plugs = []
+        if snapshotter == NAME:
+            services = Services(base / "apparate", root, plain_http=plain_http, sections=sections)
+            stack.callback(_unmount, services)
+            stack.enter_context(services)
+            plugs = [Plug(NAME, services.socket)]
+        daemon = Containerd(found, place, Settings(default=snapshotter, plugs=plugs, plain_http=plain_http))
+        stack.enter_context(daemon)
+        daemon.import_image(write_archive(base / "pause.tar", pause_image(), PAUSE))
+        yield Node(base, daemon, services)
+
+
+def _unmount(services: Services) -> None:
+    """Stopping our services never unmounts; a test's node goes for good, so its mounts go too."""
+    for point in reversed(mounts_below(services.run_dir)):
+        run(["umount", point])

@@ -1,0 +1,194 @@
+"""Our two host services as real processes, with all their paths below one folder and their logs judged."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.processes import Process, children_of, wait_until
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NAME = "apparate"
+_LOUD = {"warning", "error", "critical"}
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The command line that runs `apparate ARGUMENTS` from this checkout."""
+    return [sys.executable, "-m", "apparate", *(str(argument) for argument in arguments)]
+
+
+def environment() -> dict[str, str]:
+    """The environment in which `command` finds the package, and no credentials of the user who runs the tests."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY / "snapshotter"), "DOCKER_CONFIG": "/nonexistent"}
+
+
+def apparate(*arguments: str | Path, check: bool = True, timeout_s: float = 600.0) -> subprocess.CompletedProcess[str]:
+    """Run `apparate ARGUMENTS` to its end; with *check* a failure is an AssertionError that shows what it said."""
+    done = subprocess.run(
+        command(*arguments), env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    if check and done.returncode:
+        raise AssertionError(
+            f"apparate {' '.join(map(str, arguments))} exited {done.returncode}:\n{done.stdout}{done.stderr}"
+        )
+    return done
+
+
+class Services:
+    """Snapshotter and loader below *base*; data below *root*, which is where containerd expects a snapshotter's."""
+
+    def __init__(
+        self,
+        base: Path,
+        root: Path,
+        *,
+        plain_http: Sequence[str] = (),
+        sections: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
+        self.base = base
+        self.root = root
+        self.run_dir = base / "run"
+        self.socket = self.run_dir / "snapshotter.sock"
+        self.config = base / "apparate.toml"
+        self._allowed: set[str] = set()
+        base.mkdir(parents=True, exist_ok=True)
+        self.run_dir.mkdir(exist_ok=True, mode=0o700)
+        self.config.write_text(_toml(self._sections(plain_http, sections or {})))
+        self.loader = self._process("loader")
+        self.snapshotter = self._process("snapshotter")
+
+    def start(self) -> None:
+        self.start_loader()
+        self.start_snapshotter()
+
+    def start_loader(self) -> None:
+        self.loader.start(lambda: answers(self.run_dir / "loader.sock"))
+
+    def start_snapshotter(self) -> None:
+        self.snapshotter.start(lambda: answers(self.socket))
+
+    def loader_worker(self) -> int:
+        """Process id of the loader that serves now: the child of its keeper."""
+        found = wait_until(lambda: children_of(self.loader.pid), "the loader's keeper has a loader")
+        return found[-1]
+
+    def kill_loader(self) -> int:
+        """SIGKILL the loader in whatever it does; its keeper starts the next one. Returns the id of the dead process."""
+        victim = self.loader_worker()
+        os.kill(victim, signal.SIGKILL)
+        return victim
+
+    def kill_snapshotter(self) -> None:
+        """SIGKILL the snapshotter and start it again, as the service manager does."""
+        self.snapshotter.kill()
+        self.start_snapshotter()
+
+    def stop(self) -> None:
+        """Stop both in good order."""
+        try:
+            self.snapshotter.stop()
+        finally:
+            self.loader.stop()
+
+    def allow(self, *events: str) -> None:
+        """Let the log hold these events at level warning or above: the test provokes them."""
+        self._allowed.update(events)
+
+    def events(self, event: str | None = None) -> list[dict[str, Any]]:
+        """What both services have logged, in order, or only those called *event*."""
+        found = [
+            record
+            for process in (self.snapshotter, self.loader)
+            if process.log.exists()
+            for record in records(process.log)
+            if event is None or record.get("msg") == event
+        ]
+        return sorted(found, key=lambda record: str(record.get("time", "")))
+
+    def unexpected(self) -> list[str]:
+        """Log records of level warning or above that no test allowed, and lines that are no log records at all."""
+        found = []
+        for process in (self.snapshotter, self.loader):
+            for record in records(process.log) if process.log.exists() else ():
+                level, event = str(record.get("level", "error")), str(record.get("msg", record))
+                if level in _LOUD and event not in self._allowed:
+                    found.append(f"{process.name}: {json.dumps(record)}")
+        return found
+
+    def __enter__(self) -> Services:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.stop()
+        if kind is None:
+            unexpected = self.unexpected()
+            if unexpected:
+                raise AssertionError("unexpected in the log:\n" + "\n".join(unexpected))
+
+    def _process(self, name: str) -> Process:
+        line = command(name, "--config", self.config)
+        return Process(f"apparate {name}", line, self.base / f"{name}.log", env=environment())
+
+    def _sections(
+        self, plain_http: Sequence[str], given: Mapping[str, Mapping[str, object]]
+    ) -> dict[str, dict[str, object]]:
+        ours: dict[str, dict[str, object]] = {
+            "log": {"level": "debug", "format": "json"},
+            "snapshotter": {
+                "root": self.root,
+                "socket": self.socket,
+                "loader_socket": self.run_dir / "loader.sock",
+                "telemetry_socket": self.run_dir / "snapshotter.metrics.sock",
+            },
+            "loader": {"run_dir": self.run_dir},
+            "layers": {"root": self.root / "layers"},
+            "registry": {
+                "plain_http_hosts": list(plain_http),
+                "hosts_dirs": [],
+                "credentials_dir": str(self.base / "credentials"),
+            },
+        }
+        for section, values in given.items():
+            ours.setdefault(section, {}).update(values)
+        return ours
+
+
+def records(log: Path) -> Iterator[dict[str, Any]]:
+    """The JSON records of *log*; a line that is none becomes a record of level error."""
+    for line in log.read_text(errors="replace").splitlines():
+        if not line.strip():
+            continue
+        record: object = None
+        with contextlib.suppress(json.JSONDecodeError):
+            record = json.loads(line)
+        yield record if isinstance(record, dict) else {"level": "error", "msg": line}
+
+
+def answers(path: Path) -> bool:
+    """Whether something accepts connections on the unix socket *path*."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+def _toml(sections: Mapping[str, Mapping[str, object]]) -> str:
+    """A TOML file of flat sections; a JSON scalar or list of scalars is also TOML."""
+    lines = []
+    for section, values in sections.items():
+        lines.append(f"[{section}]")
+        lines += [
+            f"{key} = {json.dumps(str(value) if isinstance(value, Path) else value)}" for key, value in values.items()
+        ]
+    return "\n".join(lines) + "\n"
