@@ -43,10 +43,8 @@ def images(records: Sequence[Record]) -> list[Image]:
     """
     by_id = {record.id: record for record in records}
     covered = _covered(records, by_id)
-    found = []
-    for record in records:
-        if record.info.kind is Kind.COMMITTED and record.id not in covered:
-            found.append(_image(record, by_id, _containers(record, records)))
+    tops = [record for record in records if record.info.kind is Kind.COMMITTED and record.id not in covered]
+    found = [_image(top, by_id, _containers(top, records)) for top in tops]
     return sorted(found, key=lambda image: image.reference)
 
 

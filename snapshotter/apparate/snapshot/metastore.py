@@ -12,9 +12,10 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 from apparate.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from apparate.oci.digest import Digest
@@ -24,6 +25,8 @@ from apparate.snapshot.model import Info, Kind, Origin, Record, SnapshotId
 from apparate.snapshot.remote import Usage
 
 SCHEMA_VERSION = 1
+METADATA_NAME = "snapshots.db"
+"""The store's file below a snapshotter's root."""
 _SCHEMA = """
 CREATE TABLE snapshots (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,       -- never reused: it names a directory
@@ -42,6 +45,7 @@ CREATE TABLE snapshots (
 CREATE INDEX snapshots_parent ON snapshots (parent_id);
 """
 _COLUMNS = "id, name, parent_id, kind, origin, layer, reason, created_ns, updated_ns, labels, size, inodes"
+_SELECT = f"SELECT {_COLUMNS} FROM snapshots ORDER BY id"  # noqa: S608 - constants only
 _INSERT = f"INSERT INTO snapshots ({_COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608 - constants only
 _UPDATE = f"UPDATE snapshots SET ({_COLUMNS}) = ({', '.join('?' * 12)}) WHERE id = ?"  # noqa: S608 - constants only
 
@@ -87,7 +91,7 @@ class Metastore:
         return db
 
     def _load(self) -> None:
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM snapshots ORDER BY id").fetchall()  # noqa: S608 - constants only
+        rows = self._db.execute(_SELECT).fetchall()
         names = {row[0]: row[1] for row in rows}
         for row in rows:
             self._mirror(_record(row, names))
@@ -318,6 +322,47 @@ class Metastore:
                 self._by_id[record.id] = record
                 if record.parent_id is not None:
                     self._children[record.parent_id] = self._children.get(record.parent_id, 0) + 1
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the snapshots in the file *path* without opening the store, so that its owner may run or not.
+
+    Raises:
+        NotFound: there is no such file.
+        FailedPrecondition: it cannot be read, or was written by another version.
+    """
+    if not path.exists():
+        raise NotFound(f"{path} does not exist: no snapshotter has run here with this root; see snapshotter.root")
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version != SCHEMA_VERSION:
+                raise FailedPrecondition(
+                    f"{path} has version {version} of the schema, this program knows {SCHEMA_VERSION}"
+                )
+            rows = db.execute(f"SELECT {_COLUMNS} FROM snapshots ORDER BY id").fetchall()  # noqa: S608 - constants only
+    except sqlite3.Error as error:
+        raise FailedPrecondition(f"{path} cannot be read: {error}") from error
+    names = {row[0]: row[1] for row in rows}
+    return [_record(row, names) for row in rows]
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the snapshots in the store *path*, which another process may have open. Changes nothing.
+
+    Raises:
+        NotFound: there is no store.
+        FailedPrecondition: it cannot be read.
+    """
+    if not path.exists():
+        raise NotFound(f"there is no snapshotter's metadata at {path}")
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            rows = db.execute(_SELECT).fetchall()
+    except sqlite3.Error as error:
+        raise FailedPrecondition(f"the metadata of snapshots in {path} cannot be read: {error}") from error
+    names = {row[0]: row[1] for row in rows}
+    return [_record(row, names) for row in rows]
 
 
 def _row(record: Record) -> tuple[int | str | None, ...]:

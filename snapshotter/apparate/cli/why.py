@@ -1,0 +1,51 @@
+"""`apparate why REF`: one image explained, node side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from apparate.cli.images import image_json, image_rows, warn
+from apparate.cli.inventory import Inventory, gather, one
+from apparate.cli.output import print_json, print_table
+from apparate.cli.settings import config_option, json_option, load_settings
+
+if TYPE_CHECKING:
+    from apparate.snapshot.inventory import Image
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@config_option
+@json_option
+def command(reference: str, config_path: Path | None, as_json: bool) -> None:
+    """Explain one image: why it is loaded on demand, or why not."""
+    inventory = gather(load_settings(config_path))
+    image = one(inventory, reference)
+    sentence = explain(inventory, image)
+    if as_json:
+        print_json({**image_json(inventory, image), "explanation": sentence})
+        return
+    click.echo(f"{image.reference}: {sentence}")
+    columns = ("", "layer", "state", "present", "fetched", "size", "driver", "why, last error")
+    rows = [("", *row[1:]) for row in image_rows(inventory, image)]
+    print_table(columns, rows, right=("present", "fetched", "size"))
+    warn(inventory)
+
+
+def explain(inventory: Inventory, image: Image) -> str:
+    """Return one sentence about *image*."""
+    modes = [inventory.mode(layer) for layer in image.layers]
+    total, lazy, complete = len(modes), modes.count("lazy"), modes.count("complete")
+    if modes.count("ordinary") == total:
+        return "an ordinary image: no layer carries a table of contents, so containerd unpacked it as usual; convert it to load it on demand"
+    if "unknown" in modes:
+        return f"{modes.count('unknown')} of {total} layers are loaded on demand, but the loader does not answer"
+    if lazy + complete == total:
+        if not lazy:
+            return f"all {total} layers are complete on this node; the registry is out of the path"
+        return f"loaded on demand: {lazy} of {total} layers still have bytes in the registry, {complete} are complete"
+    others = total - lazy - complete
+    return f"{lazy + complete} of {total} layers are loaded on demand or were, {others} are not: the reason stands beside each"
