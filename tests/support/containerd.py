@@ -145,7 +145,10 @@ class Containerd:
         self.cri.remove_all()
         names = {"overlayfs", self.settings.default, *(plug.name for plug in self.settings.plugs)}
         for name in names:
-            wait_until(lambda name=name: not self.snapshots(name), f"the snapshots of {name} are collected")  # type: ignore[misc]  # the default binds the loop variable
+            self._wait_collected(name)
+
+    def _wait_collected(self, snapshotter: str) -> None:
+        wait_until(lambda: not self.snapshots(snapshotter), f"the snapshots of {snapshotter} are collected")
 
     def stop(self) -> None:
         """Stop containerd and what it left: shims end with their pods, the cgroups of pods go here."""
