@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-import threading
+import math
 from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
-from apparate.errors import ApparateError, NotFound, Unavailable
+from apparate.errors import ApparateError, NotFound, Unavailable, Unsupported
+from apparate.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Sequence
 
+    from apparate.registry.breakers import Breakers
     from apparate.registry.deadline import Deadline
     from apparate.registry.endpoint import Endpoint
 
 T = TypeVar("T")
 
 BACKOFF_BASE_S = 0.1
+"""Upper end of the first pause; it is doubled each time and drawn at random from zero to there ("full jitter")."""
 BACKOFF_MAX_S = 5.0
+PASSES_WITHOUT_DEADLINE = 8
+"""How often the endpoints are tried for a caller who set no deadline: about ten seconds of pauses."""
+
+_log = get_logger("registry.attempts")
 
 
 class Attempts:
     """Runs calls against endpoints in order until one gives a result; thread-safe."""
 
-    def __init__(self, closing: threading.Event) -> None:
+    def __init__(self, breakers: Breakers, closing: threading.Event) -> None:
+        self._breakers = breakers
         self._closing = closing
         self._backoff = tenacity.wait_random_exponential(multiplier=BACKOFF_BASE_S, max=BACKOFF_MAX_S)
 
     def run(self, endpoints: Sequence[Endpoint], call: Callable[[Endpoint], T], deadline: Deadline) -> T:
         """Return the first result of *call* for one of *endpoints*.
 
-        Temporary failures are tried again, pauses doubling with jitter up to 5 s and never shorter than a Retry-After;
-        a pause that would pass *deadline* is not begun.
+        Temporary failures are tried again after a pause that is never shorter than a Retry-After; a pause that would
+        pass *deadline* is not begun.
 
         Raises:
             ApparateError: what the last endpoint said, if that is final; else the last temporary failure.
@@ -40,34 +49,79 @@ class Attempts:
 
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after_s if isinstance(error, Unavailable) and error.retry_after_s else 0.0
-            return max(self._backoff(state), asked)
+            asked = error.retry_after_s if isinstance(error, Unavailable) else None
+            return self._backoff(state) + (asked or 0.0)
 
         def stop(state: tenacity.RetryCallState) -> bool:
-            return self._closing.is_set() or state.upcoming_sleep >= deadline.remaining()
+            if self._closing.is_set() or state.upcoming_sleep >= deadline.remaining():
+                return True
+            return deadline.remaining() == math.inf and state.attempt_number >= PASSES_WITHOUT_DEADLINE
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, ApparateError) and error.temporary),
             wait=wait,
             stop=stop,
             sleep=self._pause,
+            before_sleep=_note,
             reraise=True,
         )
-        result: T = retrying(self._one_pass, endpoints, call)
+        result: T = retrying(self._one_pass, endpoints, call, deadline)
         return result
 
-    def _one_pass(self, endpoints: Sequence[Endpoint], call: Callable[[Endpoint], T]) -> T:
+    def _one_pass(self, endpoints: Sequence[Endpoint], call: Callable[[Endpoint], T], deadline: Deadline) -> T:
+        final: dict[Endpoint, ApparateError] = {}
         temporary: ApparateError | None = None
-        final: ApparateError = NotFound("no endpoint is configured for this")
-        for endpoint in endpoints:
+        for endpoint in self._breakers.order(endpoints):
+            silence_s = self._breakers.silence_s(endpoint)
+            if silence_s > 0:
+                temporary = temporary or Unavailable(f"{endpoint.host} asked to wait {silence_s:.1f} s", silence_s)
+                continue
             try:
-                return call(endpoint)
+                result = call(endpoint)
             except ApparateError as error:
-                if error.temporary:
+                if not error.temporary:
+                    self._breakers.answered(endpoint)
+                    final[endpoint] = error
+                    continue
+                # What our own deadline cut short says nothing about the endpoint.
+                if not deadline.expired:
+                    self._note_failure(endpoint, error)
+                if not (final and self._breakers.is_open(endpoint)):
                     temporary = error
-                else:
-                    final = error
-        raise temporary or final
+            else:
+                self._breakers.answered(endpoint)
+                return result
+        raise self._verdict(endpoints, final, temporary)
+
+    def _note_failure(self, endpoint: Endpoint, error: ApparateError) -> None:
+        if isinstance(error, Unavailable) and error.retry_after_s:
+            self._breakers.silenced(endpoint, error.retry_after_s)
+        else:
+            self._breakers.failed(endpoint, error)
+
+    def _verdict(
+        self, endpoints: Sequence[Endpoint], final: dict[Endpoint, ApparateError], temporary: ApparateError | None
+    ) -> ApparateError:
+        """Return what a pass without a result means.
+
+        A temporary failure is worth another pass, but not that of an endpoint known to be broken while another, which
+        works, has refused: else a mirror that is gone for good would turn each "not found" into a long wait.
+        """
+        if temporary is not None:
+            return temporary
+        # Who sends only whole blobs has the blob, whatever the others say.
+        whole_only = next((error for error in final.values() if isinstance(error, Unsupported)), None)
+        if whole_only is not None:
+            return whole_only
+        for endpoint in reversed(endpoints):
+            if endpoint in final:
+                return final[endpoint]
+        return NotFound("hosts.toml names no host that can do this")
 
     def _pause(self, seconds: float) -> None:
         self._closing.wait(seconds)
+
+
+def _note(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    _log.debug("registry is tried again", attempt=state.attempt_number, wait_s=state.upcoming_sleep, error=str(error))

@@ -7,19 +7,20 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from apparate.errors import FormatError, InvalidArgument, NotFound, Unavailable
+from apparate.errors import FormatError, IntegrityError, InvalidArgument, NotFound
 from apparate.oci import names
 from apparate.oci.digest import Digest, Verifier
 from apparate.oci.manifest import MANIFEST_BYTES_MAX, Descriptor
 from apparate.registry.attempts import Attempts
+from apparate.registry.auth import Authorizer
+from apparate.registry.breakers import Breakers
 from apparate.registry.deadline import Deadline
 from apparate.registry.endpoint import Capability, Endpoint
 from apparate.registry.exchange import Call, Exchange
 from apparate.registry.hosts import HostTable
+from apparate.registry.keychain import Keychain
 from apparate.registry.proxies import ProxyRules
-from apparate.registry.ranges import range_header, ranged, ranged_tail
-from apparate.registry.redact import redact_url
-from apparate.registry.streams import BlobStream, RangeStream
+from apparate.registry.reads import Reads
 from apparate.registry.transport import Response, Transport
 from apparate.registry.uploads import Uploads
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from apparate.oci.reference import Reference
     from apparate.registry.settings import RegistrySettings
+    from apparate.registry.streams import BlobStream, RangeStream
     from apparate.registry.transport import Sender
 
 T = TypeVar("T")
@@ -54,17 +56,18 @@ class RegistryClient:
 
     def __init__(self, settings: RegistrySettings, *, sender: Sender | None = None) -> None:
         self._closing = threading.Event()
-        self._transport = Transport(settings, ProxyRules.from_environment(os.environ)) if sender is None else None
+        self._sender = sender or Transport(settings, ProxyRules.from_environment(os.environ))
         self._hosts = HostTable(settings)
-        self._exchange = Exchange(sender or self._transport)  # type: ignore[arg-type] # one of both is there
-        self._attempts = Attempts(self._closing)
+        self._exchange = Exchange(self._sender, Authorizer(self._sender, Keychain(settings)))
+        self._breakers = Breakers()
+        self._attempts = Attempts(self._breakers, self._closing)
+        self._reads = Reads(self._exchange, self._attempts, self._breakers, self._hosts)
         self._uploads = Uploads(self._exchange, self._attempts, self._hosts)
 
     def close(self) -> None:
         """Wake those who wait for another attempt (they raise Unavailable) and close idle connections."""
         self._closing.set()
-        if self._transport is not None:
-            self._transport.close()
+        self._sender.close()
 
     def manifest(
         self, ref: Reference, *, deadline: Deadline, accept: tuple[str, ...] = MANIFEST_ACCEPT
@@ -77,10 +80,16 @@ class RegistryClient:
         """
         call = Call("GET", _manifest_path(ref), headers=(("Accept", ", ".join(accept)),), scopes=(_pull(ref),))
 
-        def attempt(endpoint: Endpoint) -> FetchedManifest:
+        def once(endpoint: Endpoint) -> FetchedManifest:
             with self._exchange.perform(endpoint, call, deadline) as response:
-                body = response.read_at_most(MANIFEST_BYTES_MAX)
-                return _fetched(ref, response, body)
+                return _fetched(ref, response, response.read_at_most(MANIFEST_BYTES_MAX))
+
+        def attempt(endpoint: Endpoint) -> FetchedManifest:
+            try:
+                return once(endpoint)
+            except IntegrityError as error:
+                self._breakers.distrusted(endpoint, str(error))
+                return once(endpoint)  # a flipped bit on the way is healed by asking again; a wrong store is not
 
         return self._run(ref, Capability.PULL if ref.digest else Capability.RESOLVE, attempt, deadline)
 
@@ -110,13 +119,7 @@ class RegistryClient:
 
     def blob(self, ref: Reference, digest: Digest, *, deadline: Deadline) -> BlobStream:
         """Return the whole blob as it comes. The digest is the caller's to verify."""
-        call = Call("GET", f"{ref.repository}/blobs/{digest}", scopes=(_pull(ref),))
-
-        def attempt(endpoint: Endpoint) -> BlobStream:
-            response = self._exchange.perform(endpoint, call, deadline)
-            return _kept(response, _whole)
-
-        return self._run(ref, Capability.PULL, attempt, deadline)
+        return self._reads.whole(ref, digest, deadline)
 
     def blob_range(
         self, ref: Reference, digest: Digest, offset: int, length: int, *, deadline: Deadline
@@ -124,31 +127,15 @@ class RegistryClient:
         """Return bytes [offset, offset + length) of a blob, fewer only where the blob ends; they are not verified.
 
         Raises:
-            RangesUnsupported: the server would send the whole blob.
+            RangesUnsupported: whoever has the blob would send all of it.
             RegistryError: status 416: *offset* lies at or beyond the end.
             InvalidArgument: *offset* is negative or *length* is not positive.
         """
-        if offset < 0 or length <= 0:
-            raise InvalidArgument(f"range at {offset} of {length} bytes")
-        call = _range_call(ref, digest, range_header(offset, length))
-
-        def attempt(endpoint: Endpoint) -> RangeStream:
-            response = self._exchange.perform(endpoint, call, deadline)
-            return _kept(response, lambda answer: ranged(answer, offset, length))
-
-        return self._run(ref, Capability.PULL, attempt, deadline)
+        return self._reads.range(ref, digest, offset, length, deadline)
 
     def blob_tail(self, ref: Reference, digest: Digest, length: int, *, deadline: Deadline) -> RangeStream:
         """Return the last *length* bytes of a blob, all of it if it has fewer; raises as `blob_range`."""
-        if length <= 0:
-            raise InvalidArgument(f"tail of {length} bytes")
-        call = _range_call(ref, digest, f"bytes=-{length}")
-
-        def attempt(endpoint: Endpoint) -> RangeStream:
-            response = self._exchange.perform(endpoint, call, deadline)
-            return _kept(response, lambda answer: ranged_tail(answer, length))
-
-        return self._run(ref, Capability.PULL, attempt, deadline)
+        return self._reads.tail(ref, digest, length, deadline)
 
     def blob_exists(self, ref: Reference, digest: Digest, *, deadline: Deadline | None = None) -> bool:
         """Whether the registry itself, not a mirror, has the blob in *ref*'s repository."""
@@ -194,32 +181,6 @@ class RegistryClient:
 
     def _run(self, ref: Reference, needed: Capability, attempt: Callable[[Endpoint], T], deadline: Deadline) -> T:
         return self._attempts.run(self._hosts.endpoints(ref.registry, needed), attempt, deadline)
-
-
-def _kept(response: Response, use: Callable[[Response], T]) -> T:
-    """Return what *use* makes of *response*, which stays open unless that fails."""
-    try:
-        return use(response)
-    except BaseException:
-        response.close()
-        raise
-
-
-def _whole(response: Response) -> BlobStream:
-    size = response.content_length
-    if size is None:
-        raise Unavailable(f"GET {redact_url(response.url)}: the answer does not say how long the blob is")
-    return BlobStream(response, size)
-
-
-def _range_call(ref: Reference, digest: Digest, value: str) -> Call:
-    return Call(
-        "GET",
-        f"{ref.repository}/blobs/{digest}",
-        headers=(("Range", value),),
-        scopes=(_pull(ref),),
-        accepted=frozenset({200, 206}),
-    )
 
 
 def _fetched(ref: Reference, response: Response, body: bytes) -> FetchedManifest:

@@ -1,32 +1,40 @@
-"""One call of the distribution API at one endpoint: redirects, and answers turned into values or errors."""
+"""One call of the distribution API at one endpoint: authentication, redirects, plain HTTP where it may be."""
 
 from __future__ import annotations
 
-import email.utils
-import json
+import dataclasses
+import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
-from apparate.errors import ApparateError, NotFound, RegistryError, Unavailable
-from apparate.registry.endpoint import Endpoint, origin_of
+from apparate.errors import ApparateError, RegistryError, Unavailable
+from apparate.registry.answers import REDIRECTS, redirected, refusal
+from apparate.registry.endpoint import Endpoint, Origin, origin_of
 from apparate.registry.redact import redact_url
-from apparate.registry.transport import Request, Response, Route
+from apparate.registry.transport import NotConnected, Request, Response, Route, TlsNotSpoken
+from apparate.telemetry import metrics
+from apparate.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from apparate.registry.auth import Authorizer, Negotiation
     from apparate.registry.deadline import Deadline
     from apparate.registry.transport import Sender
 
 REDIRECTS_MAX = 10
-ERROR_BODY_BYTES_MAX = 64 * 1024
-"""How much of an error's body is read for its codes."""
-RETRY_AFTER_S_MAX = 3600.0
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
-_CODES_MAX = 8
+ROUNDS_MAX = 12
+"""Requests for one call at one endpoint, counting each other credential tried."""
+TARGETS_MAX = 4096
+"""Addresses remembered that blobs were redirected to."""
+TARGET_S = 300.0
+"""How long such an address is used. Signed ones live a minute to an hour; an expired one costs one request more."""
+EVENT_PLAIN_HTTP = "registry speaks plain HTTP"
+
+_log = get_logger("registry.exchange")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +52,24 @@ class Call:
     url: str = ""
     follow: bool = True
     """Whether redirects are followed; uploads take the Location of their answers themselves."""
+    keep_target: bool = False
+    """Whether the address it was redirected to serves the next call of the same path too."""
 
 
 class Exchange:
     """Carries Calls to endpoints; thread-safe."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, authorizer: Authorizer) -> None:
         self._sender = sender
+        self._authorizer = authorizer
+        self._targets = _Targets()
+        self._plain: set[Origin] = set()
 
     def perform(self, endpoint: Endpoint, call: Call, deadline: Deadline) -> Response:
         """Return the answer, whose status is one of `call.accepted`; the caller closes it.
+
+        401 and 403 get one renewed token and every other credential there is; an address that a blob was redirected to
+        earlier and that refuses now is dropped, and the registry is asked again.
 
         Raises:
             NotFound: 404.
@@ -61,83 +77,133 @@ class Exchange:
             Unavailable: no answer, or one that says to come back later.
             FailedPrecondition: see Sender.
         """
-        url = call.url or endpoint.url(call.path, call.query)
-        response = self._follow(endpoint, call, url, deadline)
+        outcome = "error"
+        try:
+            response = self._performed(endpoint, call, deadline)
+            outcome = "ok"
+        except ApparateError as error:
+            outcome = "temporary" if error.temporary else "refused"
+            raise
+        finally:
+            metrics.REQUESTS.labels(call.method, outcome).inc()
+        return response
+
+    def _performed(self, endpoint: Endpoint, call: Call, deadline: Deadline) -> Response:
+        if endpoint.http_fallback and endpoint.origin in self._plain:
+            endpoint = dataclasses.replace(endpoint, scheme="http")
+        try:
+            response = self._answer(endpoint, call, deadline)
+        except NotConnected as error:
+            if not self._may_be_plain(endpoint, error):
+                raise
+            plain = dataclasses.replace(endpoint, scheme="http")
+            response = self._answer(plain, call, deadline)
+            _log.info(EVENT_PLAIN_HTTP, host=endpoint.host)
+            self._plain.add(endpoint.origin)
         if response.status in call.accepted:
             return response
         with response:
-            raise refusal(response)
+            raise _with_advice(refusal(response), endpoint)
 
-    def _follow(self, endpoint: Endpoint, call: Call, url: str, deadline: Deadline) -> Response:
-        route = Route(endpoint.tls, endpoint.proxy, endpoint.dial_timeout_s)
+    def _may_be_plain(self, endpoint: Endpoint, error: NotConnected) -> bool:
+        # As containerd: TLS is tried first; plain HTTP follows where the handshake was answered in it, or where no port
+        # was named and nothing listens on that of TLS.
+        if not endpoint.http_fallback or endpoint.scheme != "https":
+            return False
+        return isinstance(error, TlsNotSpoken) or urlsplit(f"//{endpoint.host}").port is None
+
+    def _answer(self, endpoint: Endpoint, call: Call, deadline: Deadline) -> Response:
+        if not call.keep_target:
+            return self._authorized(endpoint, call, deadline)
+        key = f"{endpoint.namespace} {endpoint.url(call.path)}"
+        target = self._targets.get(key)
+        if target:
+            kept = self._at_target(endpoint, call, target, deadline)
+            if kept is not None:
+                return kept
+            self._targets.drop(key)
+        response = self._authorized(endpoint, call, deadline)
+        if origin_of(response.url) != endpoint.origin and response.status in call.accepted:
+            self._targets.put(key, response.url)
+        return response
+
+    def _authorized(self, endpoint: Endpoint, call: Call, deadline: Deadline) -> Response:
+        negotiation = self._authorizer.negotiation(endpoint, call.scopes, deadline)
+        url = call.url or endpoint.url(call.path, call.query)
+        response = self._follow(endpoint, call, url, negotiation, deadline)
+        for _ in range(ROUNDS_MAX):
+            # Behind a redirect nobody got a credential of ours, so a new one would not help.
+            if response.status not in {401, 403} or response.url != url or not negotiation.refused(response):
+                break
+            response.close()
+            response = self._follow(endpoint, call, url, negotiation, deadline)
+        return response
+
+    def _at_target(self, endpoint: Endpoint, call: Call, target: str, deadline: Deadline) -> Response | None:
+        """Return what a remembered address answers if it is of use."""
+        try:
+            response = self._send(endpoint, call, target, "", deadline)
+        except Unavailable as error:
+            _log.debug("redirect target failed", url=redact_url(target), error=str(error))
+            return None
+        if response.status in call.accepted or response.status == 416:
+            return response
+        response.close()
+        return None
+
+    def _follow(
+        self, endpoint: Endpoint, call: Call, url: str, negotiation: Negotiation, deadline: Deadline
+    ) -> Response:
+        authorization = negotiation.header()
         for _ in range(REDIRECTS_MAX + 1):
-            headers = dict(call.headers)
-            if origin_of(url) == endpoint.origin:
-                headers = {**dict(endpoint.headers), **headers}
-            body = call.body() if call.body is not None else None
-            response = self._sender.send(Request(call.method, url, headers, body), route, deadline)
-            if not call.follow or response.status not in _REDIRECTS or not response.header("location"):
+            response = self._send(endpoint, call, url, authorization, deadline)
+            location = response.header("location")
+            if not call.follow or response.status not in REDIRECTS or not location:
                 return response
             response.close()
-            url = redirected(url, response.header("location"))
+            url = redirected(url, location)
         raise Unavailable(f"{call.method} {redact_url(url)}: more than {REDIRECTS_MAX} redirects")
 
-
-def redirected(url: str, location: str) -> str:
-    """Return where *location*, found in the answer to *url*, leads.
-
-    Raises:
-        Unavailable: it leads from https to http, or to no web address at all.
-    """
-    try:
-        target = urljoin(url, location)
-        parts = urlsplit(target)
-        origin_of(target)
-    except ValueError as error:
-        raise Unavailable(f"GET {redact_url(url)}: redirected to an address that does not parse") from error
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise Unavailable(f"GET {redact_url(url)}: redirected to {redact_url(target)}, which is no web address")
-    if urlsplit(url).scheme == "https" and parts.scheme == "http":
-        raise Unavailable(f"GET {redact_url(url)}: redirected to plain HTTP at {redact_url(target)}; refused")
-    return target
+    def _send(self, endpoint: Endpoint, call: Call, url: str, authorization: str, deadline: Deadline) -> Response:
+        """Send *call* to *url*; what is secret goes to the endpoint's own origin and nowhere else."""
+        headers = dict(call.headers)
+        if origin_of(url) == endpoint.origin:
+            headers = {**dict(endpoint.headers), **headers}
+            if authorization:
+                headers["Authorization"] = authorization
+        route = Route(endpoint.tls, endpoint.proxy, endpoint.dial_timeout_s)
+        body = call.body() if call.body is not None else None
+        return self._sender.send(Request(call.method, url, headers, body), route, deadline)
 
 
-def refusal(response: Response) -> ApparateError:
-    """Return the error that *response* stands for; reads its body."""
-    url, status = redact_url(response.url), response.status
-    codes, message = _codes(response)
-    if status == 404:
-        return NotFound(f"{response.method} {url}: not found" + (f" ({', '.join(codes)})" if codes else ""))
-    if status in _TEMPORARY:
-        said = f" ({', '.join(codes)})" if codes else ""
-        return Unavailable(f"{response.method} {url}: HTTP status {status}{said}", retry_after_s(response))
-    return RegistryError(response.method, url, status, codes, message)
+class _Targets:
+    """Where blobs were redirected to, for a while; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._urls: OrderedDict[str, tuple[str, float]] = OrderedDict()
+
+    def get(self, key: str) -> str:
+        with self._lock:
+            url, until = self._urls.get(key, ("", 0.0))
+            if until <= time.monotonic():
+                self._urls.pop(key, None)
+                return ""
+            return url
+
+    def put(self, key: str, url: str) -> None:
+        with self._lock:
+            self._urls[key] = (url, time.monotonic() + TARGET_S)
+            if len(self._urls) > TARGETS_MAX:
+                self._urls.popitem(last=False)
+
+    def drop(self, key: str) -> None:
+        with self._lock:
+            self._urls.pop(key, None)
 
 
-def retry_after_s(response: Response) -> float | None:
-    """Return the seconds that the Retry-After header asks to wait (RFC 9110, 10.2.3), at most an hour; None without."""
-    text = response.header("retry-after").strip()
-    if not text:
-        return None
-    if text.isascii() and text.isdigit():
-        return min(float(text), RETRY_AFTER_S_MAX)
-    try:
-        when = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return min(max(when.timestamp() - time.time(), 0.0), RETRY_AFTER_S_MAX)
-
-
-def _codes(response: Response) -> tuple[tuple[str, ...], str]:
-    """Return the error codes and the first message in the body (distribution specification, "Error Codes"), if any."""
-    try:
-        body = response.read_at_most(ERROR_BODY_BYTES_MAX)
-    except Unavailable:
-        return (), ""  # the status alone tells enough
-    try:
-        errors = json.loads(body[:ERROR_BODY_BYTES_MAX])["errors"][:_CODES_MAX]
-        codes = tuple(str(error["code"])[:64] for error in errors if error.get("code"))
-        message = str(errors[0].get("message") or "")[:200] if errors else ""
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return (), ""
-    return codes, "".join(c if c.isprintable() else " " for c in message)
+def _with_advice(error: ApparateError, endpoint: Endpoint) -> ApparateError:
+    if isinstance(error, RegistryError) and error.status in {401, 403}:
+        advice = f"no credential for {endpoint.host} was found that is allowed to do this; log in, or add it to a pull secret"
+        return RegistryError(error.method, error.url, error.status, error.codes, advice)
+    return error

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from apparate.errors import Unavailable, Unsupported
+from apparate.registry.multipart import FirstPart, boundary_of
 from apparate.registry.redact import redact_url
-from apparate.registry.streams import RangeStream
 
 if TYPE_CHECKING:
+    from apparate.registry.streams import Chunks
     from apparate.registry.transport import Response
 
 _CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19})\Z", re.ASCII)
@@ -19,51 +21,77 @@ class RangesUnsupported(Unsupported):
     """The server answers a ranged request with the whole blob."""
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes [offset, offset + length) of a blob of *total* bytes, still to be read from *chunks*."""
+
+    offset: int
+    length: int
+    total: int
+    chunks: Chunks
+
+
 def range_header(offset: int, length: int) -> str:
     """Return the Range header's value for bytes [offset, offset + length)."""
     return f"bytes={offset}-{offset + length - 1}"
 
 
-def ranged(response: Response, offset: int, length: int) -> RangeStream:
-    """Return the stream in *response* to a request of bytes [offset, offset + length).
+def ranged(response: Response, offset: int, length: int) -> Piece:
+    """Return what *response*, to a request of bytes [offset, offset + length), brings; it is left open on an error.
 
-    It is shorter than *length* only where the blob ends. On an error *response* is left open.
+    That is less than *length* only where the blob ends.
 
     Raises:
         RangesUnsupported: the whole blob comes.
         Unavailable: the answer does not fit the question: a broken server, or a page of somebody in between.
     """
     if response.status != 206:
-        _check_whole(response, offset, length)
-        return RangeStream(response, 0, length, length)
-    begin, end, total = _content_range(response, response.header("content-range"))
-    if begin != offset or end > offset + length or (end < offset + length and end != total):
-        raise _unfit(response, f"bytes {begin}-{end - 1}/{total} came for {offset}-{offset + length - 1}")
-    _check_length(response, end - begin)
-    return RangeStream(response, begin, end - begin, total)
+        _check_whole(response, wanted=offset == 0 and response.content_length == length)
+        return Piece(0, length, length, response)
+    piece = _partial(response)
+    end = piece.offset + piece.length
+    if piece.offset != offset or end > offset + length or (end < offset + length and end != piece.total):
+        raise _unfit(response, f"bytes {piece.offset}-{end - 1}/{piece.total} came for {offset}-{offset + length - 1}")
+    return piece
 
 
-def ranged_tail(response: Response, length: int) -> RangeStream:
-    """Return the stream in *response* to a request of the last *length* bytes; raises as `ranged`."""
+def ranged_tail(response: Response, length: int) -> Piece:
+    """Return what *response*, to a request of the last *length* bytes, brings; raises as `ranged`."""
     if response.status != 206:
-        size = response.content_length
-        if size is None or size > length:
-            _check_whole(response, -1, length)
-        return RangeStream(response, 0, size or 0, size or 0)
-    begin, end, total = _content_range(response, response.header("content-range"))
-    if end != total or begin != max(total - length, 0):
-        raise _unfit(response, f"bytes {begin}-{end - 1}/{total} came for the last {length}")
-    _check_length(response, end - begin)
-    return RangeStream(response, begin, end - begin, total)
+        size = response.content_length or 0
+        _check_whole(response, wanted=0 < size <= length)
+        return Piece(0, size, size, response)
+    piece = _partial(response)
+    end = piece.offset + piece.length
+    if end != piece.total or piece.offset != max(piece.total - length, 0):
+        raise _unfit(response, f"bytes {piece.offset}-{end - 1}/{piece.total} came for the last {length}")
+    return piece
 
 
-def _check_whole(response: Response, offset: int, length: int) -> None:
-    """Return if a 200 carries just what was asked for."""
+def check_blob(response: Response) -> None:
+    """Raise Unavailable if a 200 carries a page, of a portal or a proxy, rather than a blob."""
     kind = response.header("content-type").partition(";")[0].strip().lower()
-    if kind.startswith("text/") or kind in {"application/json", "application/problem+json", "application/xhtml+xml"}:
+    if kind.startswith("text/") or kind in {"application/problem+json", "application/xhtml+xml"}:
         raise _unfit(response, f"{kind} came instead of the blob")
-    if offset != 0 or response.content_length != length:
+
+
+def _check_whole(response: Response, *, wanted: bool) -> None:
+    check_blob(response)
+    if not wanted:
         raise RangesUnsupported(f"{response.method} {redact_url(response.url)}: the server does not serve ranges")
+
+
+def _partial(response: Response) -> Piece:
+    boundary = boundary_of(response.header("content-type"))
+    if boundary is not None:
+        part = FirstPart(response, boundary)
+        begin, end, total = _content_range(response, part.content_range)
+        return Piece(begin, end - begin, total, part)
+    begin, end, total = _content_range(response, response.header("content-range"))
+    announced = response.content_length
+    if announced is not None and announced != end - begin:
+        raise _unfit(response, f"Content-Length {announced} does not fit a range of {end - begin} bytes")
+    return Piece(begin, end - begin, total, response)
 
 
 def _content_range(response: Response, text: str) -> tuple[int, int, int]:
@@ -75,12 +103,6 @@ def _content_range(response: Response, text: str) -> tuple[int, int, int]:
     if not first <= last < total:
         raise _unfit(response, f"Content-Range {text[:80]!r} contradicts itself")
     return first, last + 1, total
-
-
-def _check_length(response: Response, length: int) -> None:
-    announced = response.content_length
-    if announced is not None and announced != length:
-        raise _unfit(response, f"Content-Length {announced} does not fit a range of {length} bytes")
 
 
 def _unfit(response: Response, why: str) -> Unavailable:

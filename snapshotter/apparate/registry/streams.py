@@ -1,26 +1,54 @@
-"""Bodies of blobs on their way from the network: counted, bounded, closed."""
+"""Bodies of blobs on their way from the network: counted, resumed where a connection broke, closed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from apparate.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from apparate.registry.transport import Response
-
 STEP_BYTES = 256 * 1024
 """How much is read from a connection at once."""
+RESUMES_MAX = 8
+"""How often a body is asked for again, not counting one more for each *BYTES_PER_RESUME* it brought."""
+BYTES_PER_RESUME = 1024 * 1024
 
 
-class _Stream:
-    """A body of known length. Not thread-safe; close it, or use it as a context manager."""
+class Chunks(Protocol):
+    """Where a stream's bytes come from."""
 
-    def __init__(self, response: Response, length: int) -> None:
-        self._response = response
+    def read1(self, size: int, /) -> bytes:
+        """Return up to *size* bytes as they come, nothing at the end."""
+
+    def close(self) -> None:
+        """Release the connection."""
+
+
+class Origin(Protocol):
+    """Who sent a stream's bytes and can send the rest again."""
+
+    def reopen(self, done: int, error: Unavailable) -> Chunks:
+        """Return what follows the first *done* bytes, after *error* ended the last connection; raises as the first time."""
+
+    def distrust(self, reason: str) -> None:
+        """Ask others first from now on."""
+
+
+class Stream:
+    """A body of known length. Not thread-safe; close it, or use it as a context manager.
+
+    Reading raises Unavailable when the rest cannot be had before the deadline the stream was opened with; a connection that
+    breaks earlier is replaced unseen, at the byte where it broke.
+    """
+
+    def __init__(self, chunks: Chunks, length: int, origin: Origin) -> None:
+        self._chunks = chunks
+        self._origin = origin
+        self._done = 0
         self._left = length
+        self._resumes = 0
 
     def read(self, size: int = -1) -> bytes:
         """Return the next *size* bytes, fewer only at the end; all that is left when *size* is negative."""
@@ -33,7 +61,7 @@ class _Stream:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Fill *buffer* from the start and return how many bytes were put there, fewer than it holds only at the end."""
+        """Fill *buffer* from its start and return how many bytes came, fewer than it holds only at the end."""
         view = memoryview(buffer).cast("B")
         filled = 0
         while filled < len(view) and self._left:
@@ -46,17 +74,36 @@ class _Stream:
         while self._left:
             yield self._step(STEP_BYTES)
 
-    def _step(self, most: int) -> bytes:
-        """Return at least one byte, at most *most* and what is left."""
-        data = self._response.read1(min(most, self._left, STEP_BYTES))
-        if not data:
-            raise Unavailable(f"{self._response.method} {self._response.url}: the body ended {self._left} bytes early")
-        self._left -= len(data)
-        return data
+    def distrust(self, reason: str) -> None:
+        """Say that the bytes were wrong (*reason* for the log): while there are others, this host is not asked again soon."""
+        self._origin.distrust(reason)
 
     def close(self) -> None:
         """Give the connection back; if the body was not read to its end, it is closed."""
-        self._response.close()
+        self._chunks.close()
+
+    def _step(self, most: int) -> bytes:
+        """Return at least one byte, at most *most* and what is left."""
+        wanted = min(most, self._left, STEP_BYTES)
+        while True:
+            try:
+                data = self._chunks.read1(wanted)
+                if data:
+                    break
+                error = Unavailable(f"the body ended {self._left} bytes early")
+            except Unavailable as broken:
+                error = broken
+            self._resume(error)
+        self._done += len(data)
+        self._left -= len(data)
+        return data
+
+    def _resume(self, error: Unavailable) -> None:
+        self._chunks.close()
+        self._resumes += 1
+        if self._resumes > RESUMES_MAX + self._done // BYTES_PER_RESUME:
+            raise error
+        self._chunks = self._origin.reopen(self._done, error)
 
     def __enter__(self) -> Self:
         return self
@@ -65,20 +112,20 @@ class _Stream:
         self.close()
 
 
-class BlobStream(_Stream):
+class BlobStream(Stream):
     """A whole blob."""
 
-    def __init__(self, response: Response, size: int) -> None:
-        super().__init__(response, size)
+    def __init__(self, chunks: Chunks, size: int, origin: Origin) -> None:
+        super().__init__(chunks, size, origin)
         self.size = size
         """Bytes of the blob."""
 
 
-class RangeStream(_Stream):
+class RangeStream(Stream):
     """Bytes [offset, offset + length) of a blob."""
 
-    def __init__(self, response: Response, offset: int, length: int, total_size: int) -> None:
-        super().__init__(response, length)
+    def __init__(self, chunks: Chunks, offset: int, length: int, total_size: int, origin: Origin) -> None:
+        super().__init__(chunks, length, origin)
         self.offset = offset
         self.length = length
         self.total_size = total_size

@@ -34,8 +34,15 @@ SEND_BLOCK_BYTES = 256 * 1024
 """How much of a body is sent in one step."""
 
 
-class TlsNotSpoken(Unavailable):
+class NotConnected(Unavailable):
+    """No connection came about, so nothing of the request was sent."""
+
+
+class TlsNotSpoken(NotConnected):
     """The server answered a TLS handshake in plain HTTP."""
+
+
+_NOT_CONNECTED = (http_errors.NewConnectionError, http_errors.ConnectTimeoutError, http_errors.ProxyError)
 
 
 class Body(Protocol):
@@ -130,6 +137,9 @@ class Sender(Protocol):
             TlsNotSpoken: as its docstring says.
             FailedPrecondition: the server's certificate is not trusted, or our own files cannot be used.
         """
+
+    def close(self) -> None:
+        """Let go of idle connections."""
 
 
 class Transport:
@@ -246,7 +256,8 @@ def translated(error: Exception, method: str, url: str) -> ApparateError:
         return TlsNotSpoken(f"{what}: the server speaks plain HTTP; its hosts.toml or plain_http_hosts must say so")
     if isinstance(error, http_errors.LocationValueError | UnicodeError):
         return FailedPrecondition(f"{what}: the URL cannot be used")
-    return Unavailable(f"{what}: {_described(error, cause)}")
+    kind = NotConnected if isinstance(error, _NOT_CONNECTED) else Unavailable
+    return kind(f"{what}: {_described(error, cause)}")
 
 
 def _root(error: BaseException) -> BaseException:

@@ -10,8 +10,9 @@ from urllib.parse import urlencode
 from apparate.errors import ApparateError, FormatError, IntegrityError, NotFound, Unavailable
 from apparate.oci.digest import Digest
 from apparate.oci.manifest import Descriptor
+from apparate.registry.answers import redirected
 from apparate.registry.endpoint import Capability, Endpoint
-from apparate.registry.exchange import Call, redirected
+from apparate.registry.exchange import Call
 from apparate.registry.redact import redact_url
 
 if TYPE_CHECKING:
