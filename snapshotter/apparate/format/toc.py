@@ -122,3 +122,12 @@ class TableOfContents:
                 if end > need[chunk.member]:
                     need[chunk.member] = end
         return need
+
+
+@dataclass(frozen=True, slots=True)
+class TocLocation:
+    """Where a blob has its compressed table of contents. `raw_length` is its inflated length, 0 if unknown."""
+
+    offset: int
+    length: int
+    raw_length: int = 0
