@@ -35,7 +35,9 @@ class LoaderDeadlines:
     query_s: float = 10.0
     """usage, status, unmount, forget: answered from memory or the local disk."""
     resolve_s: float = 60.0
-    """resolve and layers: a few requests to a registry."""
+    """resolve: a few requests to a registry."""
+    manifest_s: float = 5.0
+    """layers: one request, also for images that turn out to be ordinary, so its failure must not cost much."""
     mount_s: float = 30.0
     idle_s: float = 120.0
     """complete, fetch, profile: the longest silence between two items of the stream."""
@@ -73,7 +75,7 @@ class LoaderClient:
 
     def layers(self, reference: str, manifest_digest: Digest) -> Sequence[remote.ManifestLayer]:
         request = pb.LayersRequest(reference=reference, manifest_digest=str(manifest_digest))
-        response = self._unary("Layers", request, self._deadlines.resolve_s)
+        response = self._unary("Layers", request, self._deadlines.manifest_s, is_patient=False)
         return [
             remote.ManifestLayer(Digest.parse(layer.digest), layer.media_type, layer.size, dict(layer.annotations))
             for layer in response.layers
@@ -119,12 +121,12 @@ class LoaderClient:
         for message in self._stream("Fetch", request):
             yield message.data
 
-    def _unary(self, method: str, request: Message, timeout_s: float) -> Any:
+    def _unary(self, method: str, request: Message, timeout_s: float, *, is_patient: bool = True) -> Any:
         while True:
             try:
                 response = self._stub(method, request, timeout_s=timeout_s)
             except grpc.RpcError as error:
-                if not self._wait_for_return(error):
+                if not is_patient or not self._wait_for_return(error):
                     raise error_of(error, self._peer) from error
             else:
                 self._answered()

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
 
 from apparate.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from apparate.oci.digest import Digest
@@ -343,24 +342,6 @@ def read_records(path: Path) -> list[Record]:
             rows = db.execute(f"SELECT {_COLUMNS} FROM snapshots ORDER BY id").fetchall()  # noqa: S608 - constants only
     except sqlite3.Error as error:
         raise FailedPrecondition(f"{path} cannot be read: {error}") from error
-    names = {row[0]: row[1] for row in rows}
-    return [_record(row, names) for row in rows]
-
-
-def read_records(path: Path) -> list[Record]:
-    """Return the snapshots in the store *path*, which another process may have open. Changes nothing.
-
-    Raises:
-        NotFound: there is no store.
-        FailedPrecondition: it cannot be read.
-    """
-    if not path.exists():
-        raise NotFound(f"there is no snapshotter's metadata at {path}")
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
-            rows = db.execute(_SELECT).fetchall()
-    except sqlite3.Error as error:
-        raise FailedPrecondition(f"the metadata of snapshots in {path} cannot be read: {error}") from error
     names = {row[0]: row[1] for row in rows}
     return [_record(row, names) for row in rows]
 

@@ -22,18 +22,19 @@ class SnapshotterSettings:
     """Where containerd finds us (`proxy_plugins`); 0600."""
     loader_socket: Path = Path("/run/apparate/loader.sock")
     """Where we find the loader; it need not be there for ordinary images."""
-    metrics_socket: Path = Path("/run/apparate/snapshotter-metrics.sock")
-    metrics_address: str = ""
-    """host:port for metrics over TCP as well; empty: none."""
+    telemetry_socket: Path = Path("/run/apparate/snapshotter.metrics.sock")
+    """Metrics and health; 0600."""
+    telemetry_address: str = ""
+    """host:port for the same over TCP; empty: none."""
 
     mode: Mode = "lazy"
     """`ordinary`: new images are unpacked as by overlayfs; lazy ones that are here go on."""
     mode_file: Path | None = None
     """If this file exists, its one word overrides `mode`; read at every layer, so no restart is needed."""
 
-    workers: int = 32
+    call_threads: int = 32
     """Calls of containerd that are served at the same time."""
-    resolve_threads: int = 8
+    resolve_threads: int = 16
     """Layers that the loader is asked about at the same time."""
     unpack_threads: int = 2
     """Layers without a table of contents that are unpacked at the same time."""
@@ -47,7 +48,7 @@ class SnapshotterSettings:
     """How long an unreachable loader is waited for before calls that need it fail."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "resolve_threads", "unpack_threads"):
+        for name in ("call_threads", "resolve_threads", "unpack_threads"):
             if getattr(self, name) < 1:
                 raise InvalidArgument(f"snapshotter.{name} must be at least 1, not {getattr(self, name)}")
         for name in ("resolve_timeout_s", "mount_timeout_s"):

@@ -1,0 +1,67 @@
+"""`apparate snapshotter`: serve containerd's snapshots API until SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from apparate.cli.settings import Settings, config_option, load_settings
+from apparate.convert.inflate import inflate
+from apparate.grpcapi.loader_client import LoaderClient, LoaderDeadlines
+from apparate.grpcapi.server import serving
+from apparate.grpcapi.snapshots import snapshots_handler
+from apparate.layer.unpack import apply_tar
+from apparate.oci.digest import Digest
+from apparate.snapshot.snapshotter import open_snapshotter
+from apparate.telemetry import logging, systemd
+from apparate.telemetry.health import Health
+from apparate.telemetry.metrics import TelemetryServer, metrics_page
+
+_log = logging.get_logger("cli.snapshotter")
+
+SNAPSHOTTER_READY = "snapshotter ready"
+SNAPSHOTTER_STOPPED = "snapshotter stopped"
+
+
+@click.command()
+@config_option
+def command(config_path: Path | None) -> None:
+    """Serve containerd's snapshots API on a unix socket, in the foreground, until SIGTERM."""
+    settings = load_settings(config_path)
+    logging.configure(settings.log.level, settings.log.format)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    serve(settings, stop)
+
+
+def serve(settings: Settings, stop: threading.Event) -> None:
+    """Serve until *stop* is set; listening comes before everything that may take time.
+
+    Raises:
+        FailedPrecondition: the root or a socket cannot be used.
+    """
+    own = settings.snapshotter
+    deadlines = LoaderDeadlines(resolve_s=own.resolve_timeout_s, mount_s=own.mount_timeout_s, outage_s=own.outage_s)
+    health = Health()
+    pages = {"/metrics": metrics_page, "/livez": health.live_page, "/readyz": health.ready_page}
+    with (
+        LoaderClient(str(own.loader_socket), deadlines) as loader,
+        open_snapshotter(own, loader, _unpack) as snapshotter,
+        closing(TelemetryServer(pages, own.telemetry_socket, own.telemetry_address)),
+        serving(own.socket, [snapshots_handler(snapshotter)], own.call_threads),
+    ):
+        _log.info(SNAPSHOTTER_READY, socket=str(own.socket), loader=str(own.loader_socket))
+        systemd.notify("READY=1")
+        stop.wait()
+        systemd.notify("STOPPING=1")
+    _log.info(SNAPSHOTTER_STOPPED)
+
+
+def _unpack(blob: Iterator[bytes], directory: Path, lowers: Sequence[Path]) -> Digest:
+    return apply_tar(inflate(blob), directory, lowers)

@@ -1,0 +1,219 @@
+"""Whether a layer is loaded lazily, and if not, what becomes of it.
+
+containerd prepares the layers of an image one after the other. On the first of them all layers of the
+image are resolved at once, so that the image costs the time of its slowest layer, not the sum.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from apparate.errors import ApparateError, InvalidArgument
+from apparate.oci.digest import Digest
+from apparate.oci.names import INDEX, TOC_DIGEST, ZSTD_CHUNKED_CHECKSUM
+from apparate.snapshot.labels import LayerLabels, annotations_of, layer_of, promises_lazy
+from apparate.snapshot.remote import Loader, ManifestLayer, Resolved, ResolveRequest
+from apparate.telemetry.logging import get_logger
+
+_log = get_logger("snapshot.resolver")
+
+_MANIFESTS_MAX = 256
+_MANIFEST_AGE_S = 60.0
+"""How long the answer about a manifest, also a failure, serves the other layers of the same pull."""
+_FLIGHT_AGE_S = 600.0
+"""How long a layer resolved ahead of its Prepare counts as wanted."""
+
+_FlightKey = tuple[Digest, tuple[str | None, ...]]
+
+
+class Verdict(enum.Enum):
+    """What to do with a layer."""
+
+    LAZY = "lazy"  # the loader has it: commit it now
+    UNPACK = "unpack"  # not lazy, but layers above may be: unpack it here, or containerd downloads all of them
+    ORDINARY = "ordinary"  # containerd downloads and unpacks it
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict, the layer it is about, and for people why it is not lazy."""
+
+    verdict: Verdict
+    layer: LayerLabels | None = None
+    reason: str = ""
+    promised: bool = False  # the image says that the layer can be loaded lazily
+
+
+@dataclass(slots=True)
+class _Flight:
+    future: Future[Resolved]
+    started_s: float
+
+
+@dataclass(slots=True)
+class _Manifest:
+    future: Future[tuple[ManifestLayer, ...]]
+    started_s: float
+
+
+class LayerResolver:
+    """Asks the loader, ahead and once. Thread-safe."""
+
+    def __init__(self, loader: Loader, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._loader = loader
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._flights: dict[_FlightKey, _Flight] = {}
+        self._manifests: dict[Digest, _Manifest] = {}
+        self._resolve_pool = ThreadPoolExecutor(threads, thread_name_prefix="snapshot-resolve")
+        # A pool of its own: the first layer waits for the manifest, so the manifest must never wait for a layer.
+        self._manifest_pool = ThreadPoolExecutor(threads, thread_name_prefix="snapshot-manifest")
+
+    def close(self) -> None:
+        """Stop the threads; requests under way end by their own deadlines."""
+        for pool in (self._resolve_pool, self._manifest_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def wanted(self) -> set[Digest]:
+        """Return layers that were resolved for a pull under way and have no snapshot yet."""
+        with self._lock:
+            self._expire()
+            return {digest for digest, _ in self._flights}
+
+    def decide(self, labels: Mapping[str, str], *, parent_is_lazy: bool) -> Decision:
+        """Return what to do with the layer that *labels* name; waits for the registry as long as the loader does."""
+        try:
+            layer = layer_of(labels)
+        except InvalidArgument as error:
+            return Decision(Verdict.ORDINARY, None, f"the labels of the layer cannot be read: {error}")
+        if layer is None:
+            return Decision(
+                Verdict.ORDINARY, None, "containerd did not name the image; set disable_snapshot_annotations = false"
+            )
+        annotations = annotations_of(labels)
+        if promises_lazy(annotations):
+            own = self._fly(layer.reference, layer.layer_digest, annotations)
+            self._look_ahead(layer)
+        else:
+            annotations = {**self._manifest_annotations(layer), **annotations}
+            if not promises_lazy(annotations):
+                verdict = self._verdict_of_refused(layer, parent_is_lazy=parent_is_lazy)
+                return Decision(verdict, layer, "the image has no table of contents for this layer")
+            own = self._fly(layer.reference, layer.layer_digest, annotations)
+        try:
+            own.result()
+        except ApparateError as error:
+            verdict = Verdict.ORDINARY
+            if not error.temporary:
+                verdict = self._verdict_of_refused(layer, parent_is_lazy=parent_is_lazy)
+            return Decision(verdict, layer, str(error), promised=True)
+        finally:
+            self._landed(layer.layer_digest, annotations)
+        return Decision(Verdict.LAZY, layer, promised=True)
+
+    def _verdict_of_refused(self, layer: LayerLabels, *, parent_is_lazy: bool) -> Verdict:
+        above = self._above(layer)
+        if above is None:
+            # The manifest is not to be had. A lazy parent says that the image was made for us; this layer is the odd one.
+            is_worth_it = parent_is_lazy and len(layer.layers_upward) > 1
+        else:
+            is_worth_it = any(promises_lazy(other.annotations) for other in above)
+        return Verdict.UNPACK if is_worth_it else Verdict.ORDINARY
+
+    # Manifests
+
+    def _manifest(self, layer: LayerLabels) -> Future[tuple[ManifestLayer, ...]] | None:
+        digest = layer.manifest_digest
+        if digest is None:
+            return None
+        with self._lock:
+            now_s = self._clock()
+            for old in [key for key, known in self._manifests.items() if now_s - known.started_s > _MANIFEST_AGE_S]:
+                del self._manifests[old]
+            known = self._manifests.get(digest)
+            if known is None:
+                while len(self._manifests) >= _MANIFESTS_MAX:
+                    del self._manifests[next(iter(self._manifests))]
+                future = self._manifest_pool.submit(self._read_manifest, layer.reference, digest)
+                known = self._manifests[digest] = _Manifest(future, now_s)
+            return known.future
+
+    def _read_manifest(self, reference: str, digest: Digest) -> tuple[ManifestLayer, ...]:
+        try:
+            return tuple(self._loader.layers(reference, digest))
+        except ApparateError as error:
+            _log.info("manifest not to be had", ref=reference, manifest=str(digest), error=str(error))
+            raise
+
+    def _known_layers(self, layer: LayerLabels) -> tuple[ManifestLayer, ...] | None:
+        """Return the layers of the image, None if they cannot be had."""
+        future = self._manifest(layer)
+        try:
+            return future.result() if future is not None else None
+        except ApparateError:  # logged where it happened
+            return None
+
+    def _manifest_annotations(self, layer: LayerLabels) -> Mapping[str, str]:
+        for described in self._known_layers(layer) or ():
+            if described.digest == layer.layer_digest:
+                return described.annotations
+        return {}
+
+    def _above(self, layer: LayerLabels) -> tuple[ManifestLayer, ...] | None:
+        layers = self._known_layers(layer)
+        if layers is None:
+            return None
+        positions = [n for n, described in enumerate(layers) if described.digest == layer.layer_digest]
+        return layers[positions[0] + 1 :] if positions else ()
+
+    # Layers
+
+    def _look_ahead(self, layer: LayerLabels) -> None:
+        """Resolve the layers above *layer* too, as soon as the manifest is here, without waiting for it."""
+        if len(layer.layers_upward) == 1:
+            return
+        future = self._manifest(layer)
+        if future is not None:
+            future.add_done_callback(lambda done: self._fly_all(layer, done))
+
+    def _fly_all(self, layer: LayerLabels, manifest: Future[tuple[ManifestLayer, ...]]) -> None:
+        if manifest.cancelled() or manifest.exception() is not None:
+            return
+        above = self._above(layer) or ()
+        for described in above:
+            if promises_lazy(described.annotations):
+                self._fly(layer.reference, described.digest, described.annotations)
+
+    def _fly(self, reference: str, digest: Digest, annotations: Mapping[str, str]) -> Future[Resolved]:
+        key = _flight_key(digest, annotations)
+        with self._lock:
+            self._expire()
+            flight = self._flights.get(key)
+            if flight is None:
+                request = ResolveRequest(reference, digest, dict(annotations))
+                flight = _Flight(self._resolve_pool.submit(self._loader.resolve, request), self._clock())
+                self._flights[key] = flight
+            return flight.future
+
+    def _landed(self, digest: Digest, annotations: Mapping[str, str]) -> None:
+        with self._lock:
+            self._flights.pop(_flight_key(digest, annotations), None)
+
+    def _expire(self) -> None:
+        now_s = self._clock()
+        for key in [key for key, flight in self._flights.items() if now_s - flight.started_s > _FLIGHT_AGE_S]:
+            del self._flights[key]
+
+
+def _flight_key(digest: Digest, annotations: Mapping[str, str]) -> _FlightKey:
+    """Only requests that promise the same table of contents for a blob are the same request.
+
+    Labels lack the annotations without containerd's prefix, so the latter decide only where there is no other.
+    """
+    promised = (annotations.get(TOC_DIGEST), annotations.get(INDEX))
+    return digest, promised if any(promised) else (annotations.get(ZSTD_CHUNKED_CHECKSUM),)
