@@ -184,7 +184,7 @@ def push(
 
 
 def write_layout(directory: Path, image: Image | Sequence[LayerSource], *, tag: str = "latest") -> Path:
-    """Write *image* as an OCI image layout below *directory* and return the directory."""
+    """Write *image* as *tag* into the OCI image layout *directory* and return the directory."""
     whole = image if isinstance(image, Image) else build_image(image)
     blobs = directory / "blobs" / "sha256"
     blobs.mkdir(parents=True, exist_ok=True)
@@ -193,8 +193,10 @@ def write_layout(directory: Path, image: Image | Sequence[LayerSource], *, tag: 
         for digest, data in {**each.blobs, each.digest: each.manifest}.items():
             (blobs / digest.removeprefix("sha256:")).write_bytes(data)
     entry = descriptor(whole.media_type, whole.manifest) | {"annotations": {"org.opencontainers.image.ref.name": tag}}
-    body = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}
-    (directory / "index.json").write_bytes(to_json(body))
+    index = directory / "index.json"
+    present = json.loads(index.read_bytes())["manifests"] if index.exists() else []
+    others = [other for other in present if other["annotations"] != entry["annotations"]]
+    index.write_bytes(to_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*others, entry]}))
     return directory
 
 
