@@ -14,7 +14,9 @@ from tests.support.leftovers import mounts_below
 from tests.support.processes import run, wait_until
 from tests.support.services import NAME, Services, apparate
 
-PREPARED = "remote snapshot prepared"  # logged by the snapshotter for each layer it took over
+from apparate.snapshot.snapshotter import REMOTE_PREPARED
+
+SETTLE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +40,39 @@ class Node:
 
     def remote_layers(self) -> list[str]:
         """Digests of the layers that were prepared remotely, in the order of the log."""
-        return [str(record["layer"]) for record in self.ours.events(PREPARED)]
+        return [str(record["layer"]) for record in self.ours.events(REMOTE_PREPARED)]
 
     def snapshot_rows(self) -> int:
         """Rows in the snapshotter's database."""
-        databases = list(self.ours.root.glob("*.db"))
-        if not databases:
-            raise AssertionError(f"no database in {self.ours.root}")
-        with contextlib.closing(sqlite3.connect(f"file:{databases[0]}?mode=ro", uri=True)) as connection:
-            return int(connection.execute("SELECT count(*) FROM snapshots").fetchone()[0])
+        return _count(self.ours.root / "snapshots.db", "snapshots")
+
+    def layer_rows(self) -> int:
+        """Rows in the loader's catalogue."""
+        return _count(self.ours.root / "layers" / "catalogue.db", "layers")
 
     def images_json(self) -> str:
         """What `apparate images --json` says."""
         return apparate("images", "--json", "--config", self.ours.config).stdout
 
     def assert_empty(self) -> None:
-        """Nothing of removed images and containers is left: no row, no snapshot directory, no layer, no mount."""
-        services = self.ours
-        wait_until(lambda: self.snapshot_rows() == 0, "the snapshotter's database is empty")
-        wait_until(lambda: not self._remains(), f"nothing is left of removed images: {self._remains()}")
-        mounts = [point for point in mounts_below(self.base) if point != str(services.run_dir / "fs")]
-        assert not mounts, mounts
+        """Nothing of removed images and containers is left: no row, no file, no mount but the one of the FUSE session."""
+        try:
+            wait_until(lambda: not self._remains(), "nothing is left of removed images", SETTLE_S)
+        except TimeoutError:
+            raise AssertionError(f"left of removed images: {self._remains()}") from None
 
     def _remains(self) -> list[str]:
-        root = self.ours.root
-        return [str(path) for folder in ("snapshots", "layers/data") for path in (root / folder).glob("*")]
+        services = self.ours
+        found = [f"{self.snapshot_rows()} snapshots"] if self.snapshot_rows() else []
+        found += [f"{self.layer_rows()} layers"] if self.layer_rows() else []
+        for folder in ("snapshots", "removed", "layers/layers"):
+            found += [str(path) for path in (services.root / folder).glob("*")]
+        return found + [point for point in mounts_below(self.base) if point != str(services.run_dir / "fs")]
+
+
+def _count(database: Path, table: str) -> int:
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from tests.support.processes import Process, children_of, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAME = "apparate"
+RESTART_TIMEOUT_S = 90.0  # the keeper gives a draining loader 75 s
 _LOUD = {"warning", "error", "critical"}
 
 
@@ -85,6 +86,13 @@ class Services:
         victim = self.loader_worker()
         os.kill(victim, signal.SIGKILL)
         return victim
+
+    def restart_loader(self) -> None:
+        """Have the keeper execute itself and the loader anew, as after the installation of another version."""
+        before = self.loader_worker()
+        self.loader.signal(signal.SIGHUP)
+        wait_until(lambda: before not in children_of(self.loader.pid), "the loader has ended", RESTART_TIMEOUT_S)
+        self.loader_worker()
 
     def kill_snapshotter(self) -> None:
         """SIGKILL the snapshotter and start it again, as the service manager does."""

@@ -114,7 +114,6 @@ def _build(recipe: Recipe, go: Path, scratch: Path) -> None:
         for path in (source, *source.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() else 0o644)
-        shutil.rmtree(source / "vendor")
     shutil.copytree(SOURCES / recipe.folder, source, dirs_exist_ok=True)
     (scratch / "bin").mkdir()
     command = ["test", "-c"] if recipe.is_test else ["build"]
