@@ -275,12 +275,12 @@ def _described(error: Exception, cause: BaseException) -> str:
         return "the host name cannot be resolved"
     if isinstance(error, http_errors.ProxyError):
         return f"the proxy cannot be used: {_short(cause)}"
+    if isinstance(error, http_errors.NewConnectionError):  # a ConnectTimeoutError too
+        return f"cannot connect: {_short(cause)}"
     if isinstance(error, http_errors.ConnectTimeoutError):
         return "no connection in time"
     if isinstance(error, http_errors.ReadTimeoutError | TimeoutError):
         return f"no answer in time ({_short(cause)})"
-    if isinstance(error, http_errors.NewConnectionError):
-        return f"cannot connect: {_short(cause)}"
     return f"the connection broke: {_short(cause)}"
 
 

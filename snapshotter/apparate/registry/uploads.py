@@ -7,7 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode
 
-from apparate.errors import ApparateError, FormatError, IntegrityError, NotFound, Unavailable
+from apparate.errors import ApparateError, FailedPrecondition, FormatError, IntegrityError, NotFound, Unavailable
 from apparate.oci.digest import Digest
 from apparate.oci.manifest import Descriptor
 from apparate.registry.answers import redirected
@@ -29,6 +29,12 @@ T = TypeVar("T")
 
 CHUNK_BYTES = 16 * 1024 * 1024
 """Size of a chunk of a chunked upload; one is kept in memory, to be sent again after a failure."""
+
+
+class SessionLost(FailedPrecondition):
+    """A chunked upload cannot be resumed; only whoever has its bytes from the start can begin anew."""
+
+
 _OCTETS = ("Content-Type", "application/octet-stream")
 
 
@@ -190,7 +196,14 @@ class Uploads:
     ) -> tuple[str, int]:
         """Return the session's Location and how many of *length* bytes after *offset* the registry has."""
         call = _session_call("GET", ref, session, frozenset({204, 202, 200}))
-        with self._exchange.perform(endpoint, call, deadline) as response:
+        try:
+            answer = self._exchange.perform(endpoint, call, deadline)
+        except NotFound as error:
+            # CNCF Distribution keeps the offset in the Location, and drops a session that is asked about with an old one.
+            raise SessionLost(
+                f"{ref.name}: the registry has dropped the upload after a failure; upload again"
+            ) from error
+        with answer as response:
             first, dash, last = response.header("range").rpartition("=")[2].partition("-")
             if dash and not (first.isdigit() and last.isdigit()):
                 raise FormatError("registry answer", "Range", f"{response.header('range')[:80]!r} does not parse")
