@@ -1,0 +1,65 @@
+"""`apparate loader`: serve the bytes of layers until SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from apparate.cli.settings import Settings, config_option, load_settings
+from apparate.grpcapi.loader import loader_handler
+from apparate.grpcapi.server import serving
+from apparate.loader import keeper, main
+from apparate.snapshot.remote import Loader
+from apparate.telemetry import logging
+from apparate.telemetry.health import Health
+from apparate.telemetry.metrics import TelemetryServer, metrics_page
+
+_KEEPER_SOCKET = "keeper.sock"
+
+
+@click.command()
+@config_option
+@click.option(
+    "--keeper/--no-keeper",
+    "kept",
+    default=None,
+    help="Run below a keeper that holds the FUSE descriptor and starts the loader again.  "
+    "[default: only if no service manager does, as NOTIFY_SOCKET tells]",
+)
+def command(config_path: Path | None, kept: bool | None) -> None:
+    """Serve the bytes of layers that are loaded while they run, in the foreground, until SIGTERM.
+
+    Below a keeper: SIGHUP restarts the loader, also as another version, without an error for any container.
+    """
+    settings = load_settings(config_path)
+    if kept is None:
+        kept = not os.environ.get("NOTIFY_SOCKET")
+    if kept:
+        config = ["--config", str(config_path)] if config_path else []
+        _become_keeper(settings, [sys.executable, "-m", "apparate", "loader", "--no-keeper", *config])
+    logging.configure(settings.log.level, settings.log.format)
+
+    @contextmanager
+    def control(loader: Loader) -> Iterator[None]:
+        own, health = settings.loader, Health()
+        pages = {"/metrics": metrics_page, "/livez": health.live_page, "/readyz": health.ready_page}
+        with (
+            closing(TelemetryServer(pages, own.telemetry_socket, own.telemetry_address)),
+            serving(own.socket, [loader_handler(loader)], own.call_threads),
+        ):
+            yield
+
+    main.run(settings.loader, settings.layers, settings.registry, control)
+
+
+def _become_keeper(settings: Settings, loader: Sequence[str]) -> NoReturn:
+    """Replace this process by the keeper, which is small because it loads nothing of all this."""
+    socket_path = settings.loader.run_dir / _KEEPER_SOCKET
+    command_line = [sys.executable, "-m", keeper.__name__, str(socket_path), *loader]
+    os.execv(sys.executable, command_line)  # noqa: S606  # a list, as everywhere

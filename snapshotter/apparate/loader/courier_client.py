@@ -1,0 +1,123 @@
+"""The loader's side of the courier: starts it, asks it, starts it again when it is gone."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Final
+
+from apparate.errors import Unavailable
+from apparate.loader import courier
+from apparate.loader.erofs_mount import Driver
+from apparate.telemetry.logging import get_logger
+
+_log = get_logger("loader.courier")
+
+_ATTEMPTS: Final = 3
+_SO_SNDBUFFORCE: Final = 32  # asm-generic/socket.h; Python has no name for it
+
+
+class Courier:
+    """The courier process. Thread-safe; one control request at a time, pushing beside it."""
+
+    def __init__(self, fuse_fd: int, lock_path: Path, push_buffer_bytes: int) -> None:
+        self._fuse_fd = fuse_fd
+        self._lock_path = lock_path
+        self._push_buffer_bytes = push_buffer_bytes
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._push: socket.socket | None = None
+
+    def start(self) -> None:
+        """Start the process, if it does not run."""
+        with self._lock:
+            self._start()
+
+    def _start(self) -> socket.socket:
+        if self._control is not None:
+            return self._control
+        control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        push, their_push = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        push.settimeout(0)  # never wait
+        push.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, self._push_buffer_bytes)
+        with their_control, their_push:
+            fds = (their_control.fileno(), their_push.fileno(), self._fuse_fd)
+            command = [sys.executable, "-m", courier.__name__, *map(str, fds), str(self._lock_path)]
+            self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+        self._control, self._push = control, push
+        return control
+
+    def close(self) -> None:
+        """Let the process end when it is free."""
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        for end in (self._control, self._push):
+            if end is not None:
+                end.close()
+        self._control = self._push = None
+
+    def mount(self, driver: Driver, source: str, target: str, read_ahead_kb: int) -> str:
+        """Mount an image in place of whatever is mounted at *target*; return the name of its backing device, "" if unknown.
+
+        Raises:
+            OSError: with the errno of the call that failed.
+            Unavailable: no courier could be kept running.
+        """
+        request = {"op": "mount", "driver": driver.value, "source": source, "target": target}
+        return str(self._ask({**request, "read_ahead_kb": read_ahead_kb})["bdi"])
+
+    def unmount(self, target: str, *, detach: bool) -> bool:
+        """Unmount whatever is at *target*; return whether there was something. Errors as `mount`."""
+        return bool(self._ask({"op": "unmount", "target": target, "detach": detach})["gone"])
+
+    def _ask(self, request: dict[str, object]) -> dict[str, object]:
+        with self._lock:
+            for _ in range(_ATTEMPTS):
+                reply = self._exchange(json.dumps(request).encode())
+                if reply is not None:
+                    break
+            else:
+                raise Unavailable("the courier process dies at once; see its output")
+        if "errno" in reply:
+            raise OSError(int(str(reply["errno"])), str(reply["error"]), str(request["target"]))
+        return reply
+
+    def _exchange(self, request: bytes) -> dict[str, object] | None:
+        try:
+            control = self._start()
+            control.send(request)
+            reply = control.recv(courier.CONTROL_BYTES_MAX)
+        except (BrokenPipeError, ConnectionResetError):
+            reply = b""
+        if reply:
+            answer: dict[str, object] = json.loads(reply)
+            return answer
+        _log.warning("courier process is gone, another is started", status=self._reap())
+        self._drop()
+        return None
+
+    def _reap(self) -> int | None:
+        return self._process.poll() if self._process else None
+
+    def push(self, notification: list[bytes | memoryview]) -> bool:
+        """Queue a finished FUSE notification; return whether there was room for it. Never waits."""
+        push = self._push
+        if push is None:
+            return False
+        try:
+            push.sendmsg(notification)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in {errno.EPIPE, errno.ECONNRESET, errno.EBADF, errno.EMSGSIZE, errno.ENOBUFS}:
+                raise
+            return False
+        return True

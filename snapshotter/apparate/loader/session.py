@@ -1,0 +1,193 @@
+"""The FUSE session: one mount for the life of the machine, served by one process after the other.
+
+The kernel's descriptor is kept outside the process as well, in the service manager's store or in the keeper's. A process that
+starts finds it among its inherited descriptors and goes on where its predecessor stopped, however that ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import select
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import trio
+
+from apparate.errors import Unavailable
+from apparate.loader import handshake, kernel
+from apparate.loader.settings import LoaderSettings
+from apparate.telemetry import systemd
+from apparate.telemetry.logging import get_logger
+
+_log = get_logger("loader.session")
+
+FD_NAME: Final = "apparate-fuse"
+"""Under this name the descriptor is kept in the store."""
+
+SESSION_NEW = "fuse session is new"
+SESSION_TAKEN_OVER = "fuse session is taken over"
+
+_STATE_NAME: Final = "session.json"
+_BARRIER_TIMEOUT_S: Final = 5.0
+_IDLE_TASKS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What is written down once a mount answers: without it, nobody can have used the mount yet."""
+
+    device: str
+    minor: int
+    resend: bool
+
+
+class SessionOperations(pyfuse3.Operations):
+    """File system operations that let the session know when libfuse is initialised."""
+
+    supports_dot_lookup = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_init: Callable[[], None] = lambda: None
+
+    def init(self) -> None:
+        """Called by libfuse when it has taken the INIT."""
+        self.on_init()
+
+
+class FuseSession:
+    """The connection of this process to its FUSE mount. Made by `open_session`; used from the trio thread.
+
+    *device* is the "major:minor" of the mount, which names it as long as it lives.
+    """
+
+    def __init__(self, fd: int, state: _State, *, taken_over: bool) -> None:
+        self.fd = fd
+        self.device = state.device
+        self.can_resend = state.resend
+        self.taken_over = taken_over
+        self._stopping = False
+
+    async def serve(self, operations: SessionOperations, requests: int, started: Callable[[], None]) -> None:
+        """Answer requests until `stop` is called; *started* runs when the first one can be read. The mount stays.
+
+        Returns when every request in hand is answered. Cancelled, it leaves them to the successor.
+
+        Raises:
+            Unavailable: the mount is gone, or its connection was aborted from outside.
+        """
+        initialised = trio.Event()
+        target = handshake.synthetic_socket().detach()
+
+        def swap() -> None:
+            os.dup2(self.fd, target, inheritable=False)
+            initialised.set()
+
+        operations.on_init = swap
+        pyfuse3.init(operations, f"/dev/fd/{target}", {"default_permissions"})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._start, initialised, started)
+            await pyfuse3.main(min_tasks=_IDLE_TASKS, max_tasks=requests)
+        if not self._stopping:
+            raise Unavailable("the FUSE mount is gone: it was unmounted or aborted from outside")
+
+    async def _start(self, initialised: trio.Event, started: Callable[[], None]) -> None:
+        await initialised.wait()
+        if self.taken_over and not handshake.resend(self.fd):
+            _log.warning("this kernel cannot repeat requests: what the predecessor had in hand stays unanswered")
+        started()
+
+    def stop(self) -> None:
+        """Read no further request; `serve` returns when those in hand are answered."""
+        if not self._stopping:
+            self._stopping = True
+            pyfuse3.terminate()
+
+
+def open_session(settings: LoaderSettings, inherited: Mapping[str, Sequence[int]]) -> FuseSession:
+    """Take over the session that *inherited* descriptors and the mount table offer, or begin a new one.
+
+    Raises:
+        Unsupported: no FUSE here.
+        Unavailable: the mount was refused.
+    """
+    state_path = settings.run_dir / _STATE_NAME
+    kept = list(inherited.get(FD_NAME, ()))
+    state = _read_state(state_path)
+    current = kernel.mount_at(str(settings.fuse_dir))
+    if kept and state and current and current.device == state.device and _is_alive(kept[-1]):
+        _log.info(SESSION_TAKEN_OVER, mountpoint=str(settings.fuse_dir), device=state.device)
+        return FuseSession(kept[-1], state, taken_over=True)
+    for fd in kept:
+        os.close(fd)
+    return _new_session(settings, state_path)
+
+
+def _new_session(settings: LoaderSettings, state_path: Path) -> FuseSession:
+    state_path.unlink(missing_ok=True)
+    systemd.remove_fd(FD_NAME)
+    detach_all(str(settings.fuse_dir))
+    settings.fuse_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = handshake.open_device()
+    if not systemd.store_fd(FD_NAME, fd):
+        _log.warning("no descriptor store: running containers will see errors when this process ends")
+    barrier()
+    negotiated = handshake.mount(fd, str(settings.fuse_dir), settings.max_background)
+    mounted = kernel.mount_at(str(settings.fuse_dir))
+    if mounted is None:
+        raise Unavailable(f"the FUSE mount at {settings.fuse_dir} disappeared")
+    state = _State(mounted.device, negotiated.minor, negotiated.resend)
+    kernel.set_read_ahead(mounted.device, settings.fuse_read_ahead_kb)
+    partial = state_path.with_suffix(".new")
+    partial.write_text(json.dumps(asdict(state)))
+    partial.replace(state_path)
+    _log.info(SESSION_NEW, mountpoint=str(settings.fuse_dir), device=state.device, minor=state.minor)
+    return FuseSession(fd, state, taken_over=False)
+
+
+def _read_state(path: Path) -> _State | None:
+    try:
+        return _State(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        _log.warning("session state cannot be read, a new session begins", path=str(path), error=str(error))
+        return None
+
+
+def _is_alive(fd: int) -> bool:
+    """Return whether the connection still has its mount; one that is aborted polls as an error."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return not any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0))
+
+
+def detach_all(target: str) -> None:
+    """Take away every mount at *target*, also dead and busy ones; whoever uses one keeps it."""
+    while kernel.mount_at(target) is not None:
+        try:
+            kernel.unmount(target, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # somebody else was faster
+                raise Unavailable(f"unmounting {target}: {error.strerror}") from error
+
+
+def barrier() -> None:
+    """Wait until the service manager has dealt with all that was sent to it (sd_notify_barrier(3))."""
+    ours, theirs = os.pipe2(os.O_CLOEXEC)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, ours)
+        try:
+            sent = systemd.notify("BARRIER=1", fds=[theirs])
+        finally:
+            os.close(theirs)
+        poll = select.poll()
+        poll.register(ours, 0)
+        if sent and not poll.poll(_BARRIER_TIMEOUT_S * 1000):
+            _log.warning("the service manager did not confirm within its time", timeout_s=_BARRIER_TIMEOUT_S)

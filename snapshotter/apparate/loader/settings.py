@@ -1,0 +1,84 @@
+"""Settings of the loader process. Every limit of the data path that a user can set is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from apparate.errors import InvalidArgument
+
+DriverChoice = Literal["auto", "erofs-file", "erofs-loop", "tree"]
+
+LAZY_READ_AHEAD_KB: Final = 16
+"""What a page that is touched brings along while a layer is incomplete: each further KiB is fetched from the registry."""
+PROFILED_READ_AHEAD_KB: Final = 4
+"""The same for a layer with a recorded profile: what it needs is pushed, so guessing only fetches what nobody reads."""
+FUSE_READ_AHEAD_KB: Final = 4
+"""For the FUSE files below EROFS: EROFS has already rounded up, so a second guess adds only waste."""
+COMPLETE_READ_AHEAD_KB: Final = 1024
+"""For a layer whose every byte is local."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderSettings:
+    """Section `[loader]` of the loader's configuration."""
+
+    run_dir: Path = Path("/run/apparate")
+    """Sockets, the FUSE mount and the mounts of layers. Emptied by a reboot, as mounts are; 0700."""
+    socket: Path = Path("/run/apparate/loader.sock")
+    """Where the snapshotter and the command line find us; 0600."""
+    telemetry_socket: Path = Path("/run/apparate/loader.metrics.sock")
+    """Metrics and health; 0600."""
+    telemetry_address: str = ""
+    """host:port for the same over TCP; empty: none."""
+    driver: DriverChoice = "auto"
+    """How layers are mounted; `auto` takes the first that works here: erofs-file, erofs-loop, tree."""
+
+    lazy_read_ahead_kb: int = LAZY_READ_AHEAD_KB
+    profiled_read_ahead_kb: int = PROFILED_READ_AHEAD_KB
+    fuse_read_ahead_kb: int = FUSE_READ_AHEAD_KB
+    complete_read_ahead_kb: int = COMPLETE_READ_AHEAD_KB
+
+    read_threads: int = 48
+    """Reads that wait for a registry at the same time, for all layers together."""
+    layer_read_threads: int = 32
+    """The same for one layer, so that one dead registry does not hold up the layers of another."""
+    requests: int = 512
+    """FUSE requests in hand at the same time; further ones wait in the kernel."""
+    max_background: int = 64
+    """Read-ahead requests that the kernel has in flight."""
+    push_buffer_bytes: int = 4 * 1024 * 1024
+    """Arrived data that waits to be pushed into the page cache; what does not fit is not pushed."""
+    call_threads: int = 16
+    """Calls of the snapshotter and the command line that are served at the same time."""
+    drain_s: float = 5.0
+    """How long a planned stop waits for the requests in hand before it leaves the rest to the successor (Linux 6.9 on)."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "read_threads",
+            "layer_read_threads",
+            "requests",
+            "max_background",
+            "push_buffer_bytes",
+            "call_threads",
+            "drain_s",
+        ):
+            if getattr(self, name) <= 0:
+                raise InvalidArgument(f"loader.{name} must be greater than 0, not {getattr(self, name)}")
+        for name in ("lazy_read_ahead_kb", "profiled_read_ahead_kb", "fuse_read_ahead_kb", "complete_read_ahead_kb"):
+            if getattr(self, name) < 4:  # one page: with none, every page is a request of its own
+                raise InvalidArgument(f"loader.{name} must be at least 4, not {getattr(self, name)}")
+        if self.read_threads < self.layer_read_threads:
+            raise InvalidArgument("loader.layer_read_threads must not exceed loader.read_threads")
+
+    @property
+    def fuse_dir(self) -> Path:
+        """Where the FUSE session is mounted: one file per layer, and the trees."""
+        return self.run_dir / "fs"
+
+    @property
+    def layers_dir(self) -> Path:
+        """Where EROFS mounts of layers are."""
+        return self.run_dir / "layers"

@@ -1,0 +1,122 @@
+"""A loader process over one image file instead of a layer store: to test session, mounts and keeper alone.
+
+    python -m tests.support.stand_in_loader RUN_DIR DRIVER IMAGE LATENCY_MS
+
+Every aligned piece of the image is missing until it was read once by this process and its latency has passed. It mounts the
+image at once and writes the mountpoint to RUN_DIR/mounted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from apparate.errors import NotFound
+from apparate.layer.model import LayerId
+from apparate.loader.listener import LoaderListener
+from apparate.loader.mounts import LayerMounts
+from apparate.loader.process import LoaderProcess, take_run_dir
+from apparate.loader.session import open_session
+from apparate.loader.settings import LoaderSettings
+from apparate.oci.digest import Digest
+from apparate.telemetry import logging, systemd
+
+PIECE_BYTES = 64 * 1024
+
+
+class FileIndex:
+    """The metadata are the part before *metadata_size*."""
+
+    def __init__(self, path: Path, metadata_size: int) -> None:
+        self.metadata_size = metadata_size
+        self.prefetch: Sequence[tuple[int, int]] = ()
+        self._data = memoryview(path.read_bytes()[:metadata_size])
+
+    def metadata(self) -> memoryview:
+        return self._data
+
+
+class FileImage:
+    """An image whose pieces arrive when they are read."""
+
+    def __init__(self, path: Path, layer_id: int, latency_s: float, listener: LoaderListener) -> None:
+        self.path = path
+        self.layer_id = LayerId(layer_id)
+        self.digest = Digest("sha256", hashlib.sha256(str(path).encode()).hexdigest())
+        self.image_size = path.stat().st_size
+        self.is_complete = False
+        self.index = FileIndex(path, min(self.image_size, 4 << 20))
+        self._fd = os.open(path, os.O_RDONLY)
+        self._latency_s = latency_s
+        self._present: set[int] = set()
+        self._lock = threading.Lock()
+        self._listener = listener
+
+    def read_cached(self, address: int, length: int) -> bytes | None:
+        pieces = range(address // PIECE_BYTES, (address + length - 1) // PIECE_BYTES + 1)
+        if not self._present.issuperset(pieces):
+            return None
+        return os.pread(self._fd, length, address)
+
+    def read(self, address: int, length: int) -> bytes:
+        for piece in range(address // PIECE_BYTES, (address + length - 1) // PIECE_BYTES + 1):
+            if piece not in self._present:
+                time.sleep(self._latency_s)  # what is tested has to wait for something
+                self._present.add(piece)
+                self._listener.filled(self, piece * PIECE_BYTES, os.pread(self._fd, PIECE_BYTES, piece * PIECE_BYTES))
+        return os.pread(self._fd, length, address)
+
+
+class FileImages:
+    """One image."""
+
+    def __init__(self, image: FileImage) -> None:
+        self._image = image
+
+    def attach(self, digest: Digest) -> FileImage:
+        if digest != self._image.digest:
+            raise NotFound(f"{digest} is not here")
+        return self._image
+
+    def by_id(self, layer_id: LayerId) -> FileImage:
+        if layer_id != self._image.layer_id:
+            raise NotFound(f"{layer_id} is not here")
+        return self._image
+
+    def digests(self) -> Sequence[Digest]:
+        return [self._image.digest]
+
+    def forget(self, layer_id: LayerId) -> None:
+        pass
+
+
+def main(run_dir: Path, driver: str, path: Path, latency_s: float) -> None:
+    """Be the loader."""
+    logging.configure("info", "json")
+    settings = LoaderSettings(run_dir=run_dir, driver=driver)  # type: ignore[arg-type]  # checked by whoever runs this
+    inherited = systemd.inherited_fds()
+    lock = take_run_dir(settings)
+    session = open_session(settings, inherited)
+    listener = LoaderListener()
+    image = FileImage(path, 7, latency_s, listener)
+
+    @contextmanager
+    def control(mounts: LayerMounts) -> Iterator[None]:
+        mounted = mounts.mount(image)
+        note = run_dir / "mounted.new"
+        note.write_text(mounted.path)
+        note.replace(run_dir / "mounted")
+        yield
+
+    LoaderProcess(settings, path.parent, session, FileImages(image), listener).run(control)
+    os.close(lock)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), float(sys.argv[4]) / 1000)
