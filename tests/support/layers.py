@@ -49,7 +49,8 @@ def build_layer(
     files: dict[bytes, bytes], *, member_bytes: int = 64 * 1024, profile: Sequence[PrefetchRange] = ()
 ) -> BuiltLayer:
     """Return a gzip layer: large files cut into members, small ones sharing members, an embedded index behind them."""
-    blob, members, entries = bytearray(), [], [Entry(b"", EntryType.DIR, 0o755)]
+    blob, entries = bytearray(), [Entry(b"", EntryType.DIR, 0o755)]
+    members: list[Member] = []
     pending: list[tuple[bytes, bytes]] = []
 
     def flush() -> list[tuple[bytes, Chunk]]:

@@ -20,15 +20,18 @@ from apparate.oci.digest import Digest
 from apparate.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from apparate.format.index import LayerIndex
+    from apparate.format.toc import TableOfContents, TocLocation
     from apparate.layer.source import BlobSource, Body
     from apparate.registry.deadline import Deadline
 
 TAIL_BYTES: Final = 64 * 1024
 """One request for the end of a foreign layer: footer, and the TOC too if the layer is small."""
-TOC_BYTES_MAX: Final = 128 * 1024 * 1024
-"""A larger compressed TOC is refused before it is fetched."""
+MEMBER_BYTES_MAX: Final = 64 * 1024 * 1024
+"""A larger member, compressed or inflated, is refused: members are held in memory."""
+NO_DIGEST: Final = bytes(32)
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 log = get_logger("layer.attach")
@@ -53,7 +56,7 @@ def obtain_index(source: BlobSource, annotations: Mapping[str, str], deadline: D
         RegistryError, Unavailable, NotFound: it could not be had.
     """
     embedded = names.INDEX in annotations
-    has_toc = any(key in annotations for key in (names.TOC_DIGEST, names.ZSTD_CHUNKED_CHECKSUM))
+    has_toc = names.TOC_DIGEST in annotations or zstd_chunked.annotated_checksum(annotations) is not None
     if not embedded and not has_toc:
         raise Unsupported("not lazily loadable: the layer's annotations name neither an index nor a table of contents")
     if embedded:
@@ -71,6 +74,20 @@ def obtain_index(source: BlobSource, annotations: Mapping[str, str], deadline: D
             "not lazily loadable: the layer's index is of an unknown version and it names no table of contents"
         )
     return _from_toc(source, annotations, deadline)
+
+
+def check_limits(index: LayerIndex) -> None:
+    """Refuse an index whose members would not fit in memory.
+
+    Raises:
+        Unsupported: a member is too large.
+    """
+    tables = index.tables()
+    largest = max(tables.member_length, default=0)
+    for after in tables.member_piece[1:]:
+        largest = max(largest, tables.piece_inner[after - 1] + tables.piece_length[after - 1])
+    if largest > MEMBER_BYTES_MAX:
+        raise Unsupported(f"not lazily loadable: a member of {largest} bytes is above the limit of {MEMBER_BYTES_MAX}")
 
 
 def read_exactly(body: Body, offset: int, length: int) -> bytes:
@@ -109,24 +126,41 @@ def _from_toc(source: BlobSource, annotations: Mapping[str, str], deadline: Dead
             raise Unavailable("registry does not say how long the layer is")
         blob_size = body.total_size
         tail = read_exactly(body, max(0, blob_size - TAIL_BYTES), min(TAIL_BYTES, blob_size))
-    reader = estargz
+    fetched = len(tail)
+
+    def read(location: TocLocation) -> bytes:
+        nonlocal fetched
+        begin = location.offset - (blob_size - len(tail))
+        if begin >= 0:
+            return tail[begin : begin + location.length]
+        with source.range(location.offset, location.length, deadline=deadline) as body:
+            fetched += location.length
+            return read_exactly(body, location.offset, location.length)
+
+    toc = _estargz_toc(tail, blob_size, annotations, read) or _zstd_toc(tail, blob_size, annotations, read)
+    if toc is None:
+        raise Unsupported("not lazily loadable: the layer ends in no footer of eStargz or zstd:chunked")
+    digest = Digest.parse(annotations[names.TOC_DIGEST]).raw if names.TOC_DIGEST in annotations else NO_DIGEST
+    return Obtained(build_local(toc, toc_digest=digest), IndexSource.TOC, blob_size, fetched)
+
+
+def _estargz_toc(
+    tail: bytes, blob_size: int, annotations: Mapping[str, str], read: Callable[[TocLocation], bytes]
+) -> TableOfContents | None:
     location = estargz.locate(tail, blob_size)
     if location is None:
-        reader = zstd_chunked
-        location = zstd_chunked.locate(tail, blob_size)
+        return None
+    if names.TOC_DIGEST not in annotations:
+        raise Unsupported("not lazily loadable: the annotations of the eStargz layer do not give its TOC digest")
+    return estargz.parse_toc(read(location), location, Digest.parse(annotations[names.TOC_DIGEST]))
+
+
+def _zstd_toc(
+    tail: bytes, blob_size: int, annotations: Mapping[str, str], read: Callable[[TocLocation], bytes]
+) -> TableOfContents | None:
+    location = zstd_chunked.locate_annotated(annotations, blob_size) or zstd_chunked.locate(tail, blob_size)
     if location is None:
-        raise Unsupported("not lazily loadable: the layer ends in no footer of eStargz or zstd:chunked")
-    if location.length > TOC_BYTES_MAX:
-        raise FormatError("toc", "length", f"{location.length} bytes are above the limit of {TOC_BYTES_MAX}")
-    fetched = len(tail)
-    begin = location.offset - (blob_size - len(tail))
-    if begin >= 0:
-        packed = tail[begin : begin + location.length]
-    else:
-        with source.range(location.offset, location.length, deadline=deadline) as body:
-            packed = read_exactly(body, location.offset, location.length)
-        fetched += len(packed)
-    expected = annotations.get(names.TOC_DIGEST)
-    toc = reader.parse_toc(packed, location, None if expected is None else Digest.parse(expected))
-    digest = Digest.parse(expected).raw if expected is not None else b""
-    return Obtained(build_local(toc, toc_digest=digest), IndexSource.TOC, blob_size, fetched)
+        return None
+    plain = Digest.parse(annotations[names.TOC_DIGEST]) if names.TOC_DIGEST in annotations else None
+    compressed = zstd_chunked.annotated_checksum(annotations)
+    return zstd_chunked.parse_toc(read(location), location, plain, compressed_digest=compressed)

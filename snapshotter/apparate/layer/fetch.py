@@ -1,18 +1,22 @@
 """Getting missing members of one layer: one flight per member whoever asks, neighbours in one ranged request.
 
-A flight is claimed before its request is made and lands when its member is verified, stored and announced, or has failed.
-No byte is asked for twice: a member that is here or in flight ends a batch, it is never fetched along as part of a gap.
+Whatever arrives is verified, stored and announced, whether somebody waits for it or not.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
-from apparate.errors import ApparateError, Unavailable
+from apparate.errors import ApparateError, IntegrityError, Unavailable
 from apparate.format.inflate import inflate_member
+from apparate.layer.flights import Batch, Flight, FlightTable
+from apparate.layer.model import Priority
+from apparate.layer.runs import Run, runs_of
+from apparate.layer.whole import WholeDownload
+from apparate.registry.ranges import RangesUnsupported
+from apparate.telemetry import metrics
 
 if TYPE_CHECKING:
     from apparate.format.index import LayerIndex
@@ -21,216 +25,133 @@ if TYPE_CHECKING:
     from apparate.layer.store import LayerStore
     from apparate.registry.deadline import Deadline
 
-BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
-"""One request asks for no more of the blob: it is held in memory while it arrives."""
 
+class Announcer(Protocol):
+    """Who is told what has arrived; called from the fetching thread, must not block."""
 
-class Flight:
-    """One member on its way. `raw` is its inflated content once it landed, `error` why it did not."""
-
-    __slots__ = ("_landed", "error", "raw")
-
-    def __init__(self) -> None:
-        self._landed = threading.Event()
-        self.raw: bytes | None = None
-        self.error: ApparateError | None = None
-
-    def land(self, raw: bytes | None, error: ApparateError | None) -> None:
-        """End the flight."""
-        self.raw, self.error = raw, error
-        self._landed.set()
-
-    def wait(self, deadline: Deadline) -> None:
-        """Return when it has landed.
-
-        Raises:
-            Unavailable: it has not before the deadline.
-        """
-        if not self._landed.wait(max(0.0, min(deadline.remaining(), threading.TIMEOUT_MAX))):
-            raise Unavailable("the registry did not give the data in time")
-
-
-class Announcer:
-    """What the fetcher tells its image."""
-
-    def landed(self, member: int, raw: bytes, compressed_bytes: int) -> None:
-        """The verified *member* has arrived, stored or not."""
-        raise NotImplementedError
+    def arrived(self, runs: Sequence[Run], fetched_bytes: int) -> None:
+        """A verified member, laid out as *runs*, took *fetched_bytes* of the blob; stored or not."""
+        ...
 
 
 class Fetcher:
-    """Fetches the members of one layer. Thread-safe."""
+    """Fetches the members of one layer. Thread-safe; holds no lock while it fetches."""
 
     def __init__(
-        self, index: LayerIndex, store: LayerStore, source: BlobSource, pace: Pace, announcer: Announcer
+        self,
+        index: LayerIndex,
+        store: LayerStore,
+        source: BlobSource,
+        pace: Pace,
+        announcer: Announcer,
+        timeout_s: float,
     ) -> None:
+        """*timeout_s* bounds one request, so that a connection that hangs is replaced long before a reader gives up."""
+        self.pace = pace
         self._index = index
         self._store = store
         self._source = source
-        self._pace = pace
         self._announcer = announcer
-        self._lock = threading.Lock()  # _flights; taken before the store's lock, never after
-        self._flights: dict[int, Flight] = {}
+        self._timeout_s = timeout_s
+        self.flights = FlightTable(index, store)
+        self.whole = WholeDownload(index, source, self.flights, self.admit)
 
-    @property
-    def in_flight(self) -> int:
-        """How many members are being fetched now."""
-        return len(self._flights)
+    def obtain(self, members: Sequence[int], deadline: Deadline) -> dict[int, bytes]:
+        """Return when each of *members* is stored, or among the inflated contents that are returned.
 
-    def obtain(self, members: Sequence[int], deadline: Deadline, attempt_timeout_s: float) -> dict[int, bytes]:
-        """Return when each of *members* is stored or among the returned inflated contents; fetch in this thread what is missing.
+        What is missing is fetched in this thread, what another thread is fetching is waited for.
 
         Raises:
-            IntegrityError, Unavailable, RegistryError, NotFound, Unsupported: one of them could not be had this time. Others may
-                have been stored.
+            ApparateError: one of them could not be had this time. Others may have been stored.
         """
         held: dict[int, bytes] = {}
         while True:
-            batch, joined = self._claim_foreground([member for member in members if member not in held])
+            wanted = [member for member in members if member not in held]
+            batch, joined = self.flights.claim_or_join(wanted, self.pace.gap_bytes(), self.pace.window_bytes())
             if batch:
-                held.update(self._fetch(batch, deadline.capped(attempt_timeout_s)))
+                held.update(self.fetch(batch, Priority.FOREGROUND, deadline))
             elif joined:
-                self._join(joined, held, deadline)
+                held.update(_join(joined, deadline))
             else:
                 return held
 
-    def _join(self, joined: dict[int, Flight], held: dict[int, bytes], deadline: Deadline) -> None:
-        for member, flight in joined.items():
-            flight.wait(deadline)
-            if flight.raw is not None:
-                held[member] = flight.raw
-            elif flight.error is not None:
-                raise flight.error
-
-    # --- planning ---
-
-    def _claim_foreground(self, wanted: Sequence[int]) -> tuple[dict[int, Flight], dict[int, Flight]]:
-        """Claim the first missing of *wanted* and what is worth fetching with it; else return the flights to wait for."""
-        window, gap = self._pace.window_bytes(), self._pace.gap_bytes()
-        with self._lock:
-            missing = [member for member in wanted if member not in self._store]
-            free = [member for member in missing if member not in self._flights]
-            if not free:
-                return {}, {member: self._flights[member] for member in missing}
-            return self._claim(self._extend(free, gap, window)), {}
-
-    def claim(self, wanted: Sequence[int], gap: int, most_bytes: int) -> dict[int, Flight]:
-        """Claim for `fetch` the first missing of *wanted*, ascending, with those that follow within *gap* and *most_bytes*."""
-        with self._lock:
-            free = [member for member in wanted if self._is_free(member)]
-            return self._claim(self._extend(free, gap, 0, most_bytes)) if free else {}
-
-    def _claim(self, members: Sequence[int]) -> dict[int, Flight]:
-        batch = {member: Flight() for member in members}
-        self._flights.update(batch)
-        return batch
-
-    def _is_free(self, member: int) -> bool:
-        return member not in self._store and member not in self._flights
-
-    def _extend(self, free: Sequence[int], gap: int, window: int, most_bytes: int = BATCH_BYTES_MAX) -> list[int]:
-        """Return consecutive members from free[0] on: wanted ones across gaps, then what fits the window; none here or in flight."""
-        wanted = set(free)
-        first = self._index.member(free[0])
-        batch, kept, useful_end = [free[0]], 1, first.offset + first.length
-        for member in range(free[0] + 1, self._index.member_count):
-            if not self._is_free(member):
-                break
-            ref = self._index.member(member)
-            size = ref.offset + ref.length - first.offset
-            is_wanted = member in wanted
-            if size > most_bytes or (not is_wanted and size > window and ref.offset + ref.length - useful_end > gap):
-                break
-            batch.append(member)
-            if is_wanted or size <= window:
-                kept, useful_end = len(batch), ref.offset + ref.length
-            if member > free[-1] and size > window:
-                break
-        return batch[:kept]
-
-    # --- fetching ---
-
-    def fetch(self, batch: dict[int, Flight], deadline: Deadline) -> None:
-        """Fetch members claimed by `claim`.
+    def fetch(self, batch: Batch, priority: Priority, deadline: Deadline) -> dict[int, bytes]:
+        """Fetch members that were claimed, consecutive ones; return what arrived, inflated.
 
         Raises:
-            ApparateError: as `obtain`; every flight has landed all the same.
+            ApparateError: not all arrived; every flight has landed all the same.
         """
-        self._fetch(batch, deadline)
-
-    def _fetch(self, batch: dict[int, Flight], deadline: Deadline) -> dict[int, bytes]:
-        """Fetch the claimed *batch*, consecutive members, and land each; return what arrived, inflated."""
         arrived: dict[int, bytes] = {}
-        failure: ApparateError | None = None
+        failures: list[ApparateError] = []
+        own = batch
         try:
-            left = [member for member in batch if not self._salvage(member, batch[member], arrived)]
+            left = [member for member in batch if not self._salvaged(member, batch[member], arrived)]
             for run in _consecutive(left):
-                failure = self._fetch_run(run, batch, arrived, deadline) or failure
+                self._fetch_run(run, batch, arrived, failures, priority, deadline.capped(self._timeout_s))
+        except RangesUnsupported:  # these flights go on, by another way
+            own = {}
+            self.whole.take_over({member: flight for member, flight in batch.items() if not flight.has_landed})
         except ApparateError as error:
-            failure = error
+            failures.append(error)
         finally:
-            self._land_rest(batch, failure)
-        if failure is not None:
-            raise failure
+            self.flights.abandon(own, failures[0] if failures else Unavailable("fetching was interrupted"))
+        if failures:
+            raise failures[0]
         return arrived
 
-    def _land_rest(self, batch: dict[int, Flight], failure: ApparateError | None) -> None:
-        with self._lock:
-            rest = [
-                self._flights.pop(member) for member, flight in batch.items() if self._flights.get(member) is flight
-            ]
-        for flight in rest:
-            flight.land(None, failure or Unavailable("fetching was interrupted"))
-
-    def _salvage(self, member: int, flight: Flight, arrived: dict[int, bytes]) -> bool:
+    def _salvaged(self, member: int, flight: Flight, arrived: dict[int, bytes]) -> bool:
         raw = self._store.salvage(member)
         if raw is None:
             return False
-        self._land(member, flight, raw, 0)
+        self._announcer.arrived(runs_of(self._index, member, raw), 0)
+        self.flights.land(member, flight, raw)
         arrived[member] = raw
         return True
 
     def _fetch_run(
-        self, run: Sequence[int], batch: dict[int, Flight], arrived: dict[int, bytes], deadline: Deadline
-    ) -> ApparateError | None:
-        """Fetch consecutive members by one request; return the first error of a single member, raise those of the request."""
-        first, last = self._index.member(run[0]), self._index.member(run[-1])
+        self,
+        members: Sequence[int],
+        batch: Batch,
+        arrived: dict[int, bytes],
+        failures: list[ApparateError],
+        priority: Priority,
+        deadline: Deadline,
+    ) -> None:
+        first, last = self._index.member(members[0]), self._index.member(members[-1])
         length = last.offset + last.length - first.offset
-        failure: ApparateError | None = None
         begun = time.monotonic()
         with self._source.range(first.offset, length, deadline=deadline) as body:
             received = _Received(body, first.offset, length, begun)
-            for member in run:
+            for member in members:
                 ref = self._index.member(member)
                 data = received.take(ref.offset - first.offset, ref.length)
                 try:
-                    raw = self._inflate(member, data)
-                except ApparateError as error:
-                    failure = failure or error
-                    self._fail(member, batch[member], error)
-                    continue
-                self._land(member, batch[member], raw, ref.length)
-                arrived[member] = raw
-        self._pace.observe(received.first_byte_s, received.count, received.body_s)
-        return failure
+                    arrived[member] = self.admit(member, batch[member], data, priority)
+                except ApparateError as error:  # the others of this answer may be right
+                    failures.append(error)
+        self.pace.observe(received.first_byte_s, received.count, received.body_s)
 
-    def _inflate(self, member: int, data: memoryview) -> bytes:
-        ref = self._index.member(member)
-        raw = inflate_member(self._index.compression, data, ref.raw_length, ref.need_bytes)
-        self._index.verify(member, raw)
+    def admit(self, member: int, flight: Flight, data: memoryview, priority: Priority) -> bytes:
+        """Inflate, verify, store and announce the compressed *data* of a claimed member, and land it; return it inflated.
+
+        Raises:
+            FormatError, IntegrityError: the bytes are not what the index promises; the flight has landed with this error.
+        """
+        try:
+            ref = self._index.member(member)
+            raw = inflate_member(self._index.compression, data, ref.raw_length, ref.need_bytes)
+            self._index.verify(member, raw)
+        except ApparateError as error:
+            if isinstance(error, IntegrityError):
+                metrics.INTEGRITY_ERRORS.inc()
+            self.flights.land(member, flight, None, error)
+            raise
+        runs = runs_of(self._index, member, raw)
+        self._store.put(member, runs)
+        self.flights.land(member, flight, raw)
+        metrics.FETCHED_BYTES.labels(priority.name.lower()).inc(len(data))
+        self._announcer.arrived(runs, len(data))
         return raw
-
-    def _land(self, member: int, flight: Flight, raw: bytes, compressed_bytes: int) -> None:
-        self._store.put(member, raw)
-        with self._lock:
-            self._flights.pop(member, None)
-        flight.land(raw, None)
-        self._announcer.landed(member, raw, compressed_bytes)
-
-    def _fail(self, member: int, flight: Flight, error: ApparateError) -> None:
-        with self._lock:
-            self._flights.pop(member, None)
-        flight.land(None, error)
 
 
 class _Received:
@@ -252,16 +173,16 @@ class _Received:
         """Return a part of the answer, waiting for it.
 
         Raises:
-            Unavailable: the answer ended early, or has more than was asked for.
+            Unavailable: the answer ends early, or has more than was asked for.
         """
         while self.count < start + length:
             data = next(self._chunks, None)
             if data is None:
                 raise Unavailable(f"registry gave {self.count} of {len(self._buffer)} bytes")
-            now = time.monotonic() - self._begun
+            now_s = time.monotonic() - self._begun
             if not self.count:
-                self.first_byte_s = now
-            self.body_s = now - self.first_byte_s
+                self.first_byte_s = now_s
+            self.body_s = now_s - self.first_byte_s
             end = self.count + len(data)
             if end > len(self._buffer):
                 raise Unavailable(f"registry gave more than the {len(self._buffer)} bytes that were asked for")
@@ -270,11 +191,23 @@ class _Received:
         return memoryview(self._buffer)[start : start + length]
 
 
-def _consecutive(members: Sequence[int]) -> list[list[int]]:
-    runs: list[list[int]] = []
+def _join(flights: Batch, deadline: Deadline) -> dict[int, bytes]:
+    held = {}
+    for member, flight in flights.items():
+        flight.wait(deadline)
+        if flight.error is not None:
+            raise flight.error
+        if flight.raw is not None:
+            held[member] = flight.raw
+    return held
+
+
+def _consecutive(members: Sequence[int]) -> Iterator[list[int]]:
+    run: list[int] = []
     for member in members:
-        if runs and runs[-1][-1] == member - 1:
-            runs[-1].append(member)
-        else:
-            runs.append([member])
-    return runs
+        if run and member != run[-1] + 1:
+            yield run
+            run = []
+        run.append(member)
+    if run:
+        yield run

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from apparate.errors import ApparateError, FormatError, Unavailable
-from apparate.layer.fetch import Announcer, Fetcher
+from apparate.errors import ApparateError, Unavailable
+from apparate.layer.ahead import ReadAhead
+from apparate.layer.completion import Completion
+from apparate.layer.fetch import Fetcher
+from apparate.layer.model import LayerListener, Priority
+from apparate.layer.patience import Patience
+from apparate.layer.prefetch import ahead_campaign, profile_campaign
+from apparate.layer.profile import Profile
+from apparate.layer.runs import BLOCK_BYTES, Run, runs_of
 from apparate.registry.deadline import Deadline
 from apparate.telemetry.logging import get_logger
 
@@ -16,22 +24,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from apparate.format.index import LayerIndex
-    from apparate.layer.model import LayerId, LayerListener
+    from apparate.layer.crew import Crew
+    from apparate.layer.model import LayerId
     from apparate.layer.pace import Pace
     from apparate.layer.settings import LayerSettings
     from apparate.layer.source import BlobSource
     from apparate.layer.store import LayerStore
+    from apparate.layer.whole import WholeDownload
     from apparate.oci.digest import Digest
 
-_RETRY_FIRST_S: Final = 0.05
-_RETRY_MOST_S: Final = 2.0
-_REFUSAL_GRACE_S: Final = 5.0
-"""How long a read goes on asking a registry that says no: a restarting one, or one whose token is being renewed, does so."""
+_SEQUENTIAL_SHARE: Final = 4
+"""When a quarter of a layer was read by sequential readers, somebody reads it all: the rest is fetched too."""
 
 log = get_logger("layer.image")
 
 
-class LayerImage(Announcer):
+@dataclass
+class Surroundings:
+    """What all images of a manager share."""
+
+    settings: LayerSettings
+    listener: LayerListener
+    crew: Crew
+    background_crew: Crew
+    wake: Callable[[], None]
+    """Something is to be synced; must not block."""
+    closing: threading.Event = field(default_factory=threading.Event)
+
+
+class LayerImage:
     """One attached layer. Thread-safe. Made by `LayerManager.attach`, one for each layer."""
 
     def __init__(
@@ -42,28 +63,51 @@ class LayerImage(Announcer):
         store: LayerStore,
         source: BlobSource,
         pace: Pace,
-        settings: LayerSettings,
-        listener: LayerListener,
-        closing: threading.Event,
+        around: Surroundings,
+        fetched_bytes: int = 0,
     ) -> None:
+        """*fetched_bytes* were received for the layer before."""
+        settings = around.settings
         self.digest = digest
         self.layer_id = layer_id
         self.index = index
         self.store = store
-        self.fetcher = Fetcher(index, store, source, pace, self)
+        self.fetcher = Fetcher(index, store, source, pace, self, settings.attempt_timeout_s)
+        first_block = index.metadata_size // BLOCK_BYTES
+        self.profile = Profile(first_block, index.image_size // BLOCK_BYTES - first_block, settings.profile_entries)
+        self.hot = bytearray(index.member_count)
+        """One byte a member: read since eviction last passed it."""
+        self.hand = 0
+        """Where eviction goes on looking."""
+        self.used_wall_s = time.time()
+        self.waited_s = time.monotonic()
+        """When a reader last waited for data, monotonic."""
         self.last_error = ""
         self.last_error_wall_s = 0.0
-        self.fetched_bytes = 0
-        self.used_wall_s = time.time()
-        self._settings = settings
-        self._listener = listener
-        self._closing = closing
-        self._count_lock = threading.Lock()  # fetched_bytes
+        self._around = around
+        self._ahead = ReadAhead(settings.sequential_bytes, settings.ahead_bytes)
+        self._lock = threading.Lock()  # fetched_bytes, _noted_bytes
+        self.fetched_bytes = fetched_bytes
+        self._noted_bytes = fetched_bytes
+        self.is_closed = False
+        self.completion = Completion(self, around)
+
+    # --- what it is ---
 
     @property
     def image_size(self) -> int:
         """Bytes of the image: the size of the file that is served."""
-        return self.index.image_size
+        return int(self.index.image_size)
+
+    @property
+    def metadata_size(self) -> int:
+        """Bytes of EROFS metadata in front, always in the file at `path`."""
+        return int(self.index.metadata_size)
+
+    @property
+    def has_profile(self) -> bool:
+        """Whether the layer says what a start touches."""
+        return bool(self.index.prefetch)
 
     @property
     def path(self) -> Path:
@@ -72,27 +116,50 @@ class LayerImage(Announcer):
 
     @property
     def is_complete(self) -> bool:
-        """Whether every byte is in the file at `path`, verified and durable."""
+        """Whether every byte is in the file at `path`, verified and durable. It stays so while pinned as `direct`."""
         return self.store.is_durable
+
+    @property
+    def whole(self) -> WholeDownload:
+        """The full download, for registries that know no ranges."""
+        return self.fetcher.whole
+
+    @property
+    def present_bytes(self) -> int:
+        """How many bytes of the image are here, without padding; takes a look at every member."""
+        if self.store.is_full:
+            return self.image_size
+        present = (
+            self.index.member(member).need_bytes for member in range(self.index.member_count) if member in self.store
+        )
+        return min(self.image_size, self.metadata_size + sum(present))
+
+    def take_fetched_bytes(self) -> int:
+        """Return how many bytes of the blob were received since the last call."""
+        with self._lock:
+            count = self.fetched_bytes - self._noted_bytes
+            self._noted_bytes = self.fetched_bytes
+        return count
 
     # --- reading ---
 
-    def read_cached(self, address: int, length: int) -> bytes | None:
+    def read_cached(self, address: int, length: int, *, record: bool = True) -> bytes | None:
         """Return the bytes [address, address + length) if they can be had without waiting for network or disk, else None.
 
-        Fewer only at the end of the image.
+        Fewer only at the end of the image. Without *record* the read is not a container's: it leaves no trace.
         """
         length = self._clip(address, length)
-        data = self.store.read(address, length, self.index.members_in(address, length), nowait=True)
-        if data is not None:
-            self.used_wall_s = time.time()
+        members = self.index.members_in(address, length)
+        data = self.store.read(address, length, members, nowait=True)
+        if data is not None and record:
+            self._note(address, length, members)
         return data
 
     def read(self, address: int, length: int) -> bytes:
         """Return the bytes [address, address + length), fewer only at the end of the image.
 
         What is missing is fetched in this thread, verified, stored and announced. Concurrent readers of one member share one
-        request. Waits for a registry that does not answer up to `read_deadline_s`.
+        request. Waits for a registry that does not answer up to `read_deadline_s`, longer while a full download progresses.
 
         Raises:
             Unavailable: the registry gave up within `read_deadline_s`; nothing of it was cached, call again.
@@ -101,17 +168,25 @@ class LayerImage(Announcer):
         """
         length = self._clip(address, length)
         members = self.index.members_in(address, length)
-        self.used_wall_s = time.time()
+        self._note(address, length, members)
         data = self.store.read(address, length, members)
-        if data is not None:
-            return data
-        deadline = Deadline.after(self._settings.read_deadline_s)
-        patience = _Patience(deadline, self._closing)
+        if data is None:
+            self.waited_s = time.monotonic()
+            data = self._read_missing(address, length, members)
+            self.waited_s = time.monotonic()
+        return data
+
+    def _read_missing(self, address: int, length: int, members: range) -> bytes:
+        patience = Patience(self._around.settings.read_deadline_s, self._around.closing)
+        passed_bytes = self.whole.passed_bytes
         while True:
             try:
-                held = self.fetcher.obtain(self.store.missing(members), deadline, self._settings.attempt_timeout_s)
+                held = self.fetcher.obtain(self.store.missing(members), patience.deadline)
             except ApparateError as error:
                 self.note_error(error)
+                if self.whole.is_running and self.whole.passed_bytes != passed_bytes:
+                    passed_bytes = self.whole.passed_bytes
+                    patience.renew()
                 patience.wait(error)
                 continue
             data = self._assemble(address, length, members, held)
@@ -139,47 +214,67 @@ class LayerImage(Announcer):
                     result[start - address : end - address] = raw[inner + start : inner + end]
         return bytes(result)
 
+    def _note(self, address: int, length: int, members: range) -> None:
+        """Remember that a container read this, and fetch ahead of it if it reads on and on."""
+        self.used_wall_s = time.time()
+        self.profile.touch(address, length)
+        if not members:
+            return
+        self.hot[members.start : members.stop] = b"\x01" * len(members)
+        if self.store.is_full:
+            return
+        span = self._ahead.note(address, length)
+        if span is None:
+            return
+        self._around.crew.add(ahead_campaign(self, *span, self._around.crew.size))
+        if self._ahead.sequential_bytes_read * _SEQUENTIAL_SHARE >= self.image_size:
+            self.completion.start(Priority.COMPLETION)
+
+    # --- fetching what nobody waits for ---
+
+    def prefetch(self) -> None:
+        """Begin to load what the layer's profile names, and announce what of it is here already; returns at once."""
+        if self.has_profile and self._around.settings.prefetch:
+            round_bytes, crew = self._around.settings.prefetch_round_bytes, self._around.crew
+            crew.add(profile_campaign(self, round_bytes, crew.size, self._announce_present))
+
+    def _announce_present(self, member: int) -> None:
+        raw = self.store.inflated(member)
+        if raw is not None:
+            self.arrived(runs_of(self.index, member, raw), 0)
+
+    def complete(self, deadline: Deadline) -> None:
+        """Fetch what is missing and return when `is_complete`.
+
+        Raises:
+            Unavailable: not before the deadline, or the disk has no room; what has arrived stays.
+            IntegrityError, FormatError, NotFound, RegistryError: the registry gave something else, or refused.
+        """
+        if not self.completion.wait(max(0.0, min(deadline.remaining(), threading.TIMEOUT_MAX))):
+            why = f": {self.last_error}" if self.last_error else ""
+            raise Unavailable(f"layer {self.digest} did not become complete in time{why}")
+
     # --- what happens ---
 
-    def landed(self, member: int, raw: bytes, compressed_bytes: int) -> None:
+    def arrived(self, runs: Sequence[Run], fetched_bytes: int) -> None:
         """Count and announce a member that has arrived."""
-        with self._count_lock:
-            self.fetched_bytes += compressed_bytes
-        view = memoryview(raw)
-        for piece in self.index.pieces(member):
-            self._listener.filled(self, piece.address, view[piece.inner_offset : piece.inner_offset + piece.length])
+        if fetched_bytes:
+            with self._lock:
+                self.fetched_bytes += fetched_bytes
+        self._around.wake()
+        for run in runs:
+            self._around.listener.filled(self, run.address, run.data)
 
     def note_error(self, error: ApparateError) -> None:
         """Keep the last error for those who ask what is wrong."""
         self.last_error, self.last_error_wall_s = str(error), time.time()
         log.warning("layer data could not be fetched", layer=str(self.digest), error=str(error))
 
-    def prefetch(self) -> None:
-        """Begin to load what the layer's profile names; returns at once."""
-
     def close(self) -> None:
-        """Make durable what is present and close the files."""
+        """Make durable what is present and close the files.
+
+        Raises:
+            Unavailable: the disk failed; they are closed all the same.
+        """
+        self.is_closed = True  # nothing more is fetched ahead
         self.store.close()
-
-
-class _Patience:
-    """Waits between attempts, longer each time, until there is no point in another."""
-
-    def __init__(self, deadline: Deadline, closing: threading.Event) -> None:
-        self._deadline = deadline
-        self._closing = closing
-        self._begun = time.monotonic()
-        self._pause_s = _RETRY_FIRST_S
-
-    def wait(self, error: ApparateError) -> None:
-        """Return when it is time for another attempt; raise *error*, or what it means by now, if none is left."""
-        can_pass = error.temporary or isinstance(error, FormatError)
-        left = self._deadline.remaining()
-        if not can_pass:
-            left = min(left, self._begun + _REFUSAL_GRACE_S - time.monotonic())
-        pause = max(self._pause_s, getattr(error, "retry_after_s", None) or 0.0)
-        if left <= pause:
-            raise error
-        self._pause_s = min(self._pause_s * 2, _RETRY_MOST_S)
-        if self._closing.wait(pause):
-            raise Unavailable("the loader is stopping") from error

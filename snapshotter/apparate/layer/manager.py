@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
-from hashlib import sha256
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from apparate.errors import FailedPrecondition, FormatError, NotFound, Unavailable
-from apparate.format.index import LayerIndex
-from apparate.layer.attach import obtain_index
+from apparate.errors import ApparateError, FailedPrecondition, FormatError, NotFound, Unavailable
+from apparate.layer.budget import Budget
 from apparate.layer.catalogue import Catalogue
-from apparate.layer.disk import Disk, OsDisk, sync_directory
-from apparate.layer.image import LayerImage
+from apparate.layer.crew import Crew
+from apparate.layer.disk import Disk, OsDisk
+from apparate.layer.eviction import Eviction
+from apparate.layer.image import LayerImage, Surroundings
 from apparate.layer.model import (
     LayerId,
     LayerInfo,
@@ -25,36 +26,31 @@ from apparate.layer.model import (
     LayerState,
     LayerStatus,
     NoListener,
+    Priority,
+    Touch,
     Usage,
 )
-from apparate.layer.pace import Pace
+from apparate.layer.opening import Opener
+from apparate.layer.profile import in_files
+from apparate.layer.resolving import Resolver
 from apparate.layer.source import RegistrySource
-from apparate.layer.store import LayerStore
-from apparate.registry.deadline import Deadline
+from apparate.layer.store import IMAGE_NAME, disk_usage
+from apparate.layer.upkeep import Upkeep
+from apparate.layer.whole import SPOOL_NAME
 from apparate.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from apparate.layer.settings import LayerSettings
-    from apparate.layer.source import BlobSource, SourceFactory
+    from apparate.layer.source import SourceFactory
     from apparate.oci.digest import Digest
     from apparate.registry.client import RegistryClient
 
-_INDEX_NAME: Final = "index"
-_INDEX_HEAD_BYTES: Final = 128  # the header of the local index holds the checksum of all the rest
+LAYERS_NAME: Final = "layers"
+"""Directory below the root that has one directory for each layer."""
 
 log = get_logger("layer.manager")
-
-
-class _AnyRoom:
-    """No limit but the disk's."""
-
-    def take(self, length: int) -> bool:
-        return True
-
-    def exhausted(self) -> None:
-        pass
 
 
 class LayerManager:
@@ -69,36 +65,47 @@ class LayerManager:
         disk: Disk | None = None,
         sources: SourceFactory | None = None,
     ) -> None:
-        """Open the store; needs no network.
+        """Open the store; needs no network. *sources* replaces the registry *client* where layers come from elsewhere.
 
         Raises:
-            FailedPrecondition: another process has the root open.
+            FailedPrecondition: another process has the root open, or a newer version wrote it.
             Unavailable: the root cannot be used.
         """
-        self._settings = settings
-        self._listener = listener or NoListener()
-        self._disk = disk or OsDisk()
-        self._sources: SourceFactory = sources or (
-            lambda references, digest: RegistrySource(client, references, digest)
-        )
-        self._lock = threading.Lock()  # _images, _busy, _paces
+        self._layers = settings.root / LAYERS_NAME
+        self._lock = threading.Lock()  # _images, _numbered, _busy; never held while anything else is done
         self._images: dict[Digest, LayerImage] = {}
+        self._numbered: dict[LayerId, LayerImage] = {}
         self._busy: dict[Digest, threading.RLock] = {}
-        self._paces: dict[str, Pace] = {}
-        self._closing = threading.Event()
-        self._layers = settings.root / "layers"
+        self._instance = _lock_root(settings.root, self._layers)
         try:
-            self._layers.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._instance = os.open(settings.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise Unavailable(f"root of the layer store {settings.root}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._instance, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._catalogue = Catalogue(settings.root / "catalogue.db")
+        except ApparateError:
             os.close(self._instance)
-            raise FailedPrecondition(f"another loader uses {settings.root}; give this one another root") from error
-        self._catalogue = Catalogue(settings.root / "catalogue.db")
+            raise
+        disk = disk or OsDisk()
+        self._around = Surroundings(
+            settings,
+            listener or NoListener(),
+            Crew("layer-prefetch", settings.prefetch_connections),
+            Crew("layer-background", settings.background_connections),
+            self._wake,
+        )
+        budget = Budget(settings, self._hurry)
+        self._upkeep = Upkeep(
+            self._around, self._catalogue, disk, budget, self, Eviction(self._catalogue, budget, self)
+        )
+        sources = sources or (lambda references, digest: RegistrySource(client, references, digest))
+        self._resolver = Resolver(settings, self._catalogue, disk, sources, self._around.closing)
+        self._opener = Opener(self._around, self._catalogue, disk, budget, sources)
         self._remove_orphans()
+        self._upkeep.measure()
+        self._upkeep.start()
+
+    def _wake(self) -> None:
+        self._upkeep.wake()
+
+    def _hurry(self) -> None:
+        self._upkeep.hurry()
 
     def _remove_orphans(self) -> None:
         """Remove directories of layers that were never promised, or were already forgotten, when a process died."""
@@ -109,18 +116,18 @@ class LayerManager:
 
     def listen(self, listener: LayerListener) -> None:
         """Tell *listener* what happens from now on, nobody else."""
-        self._listener = listener
+        self._around.listener = listener
 
     def close(self) -> None:
-        """Stop everything that runs, make durable what is present, close the files."""
-        self._closing.set()
-        with self._lock:
-            images, self._images = list(self._images.values()), {}
-        for image in images:
-            try:
-                image.close()
-            except Unavailable as error:
-                log.warning("layer could not be synced at the end", layer=str(image.digest), error=str(error))
+        """Stop everything that runs, make durable what is present, close the files. Closing twice is success."""
+        if self._around.closing.is_set():
+            return
+        self._around.closing.set()
+        self._around.crew.close()
+        self._around.background_crew.close()
+        self._upkeep.stop()
+        for image in self.images():
+            _close(image)
         self._catalogue.close()
         os.close(self._instance)
 
@@ -134,40 +141,38 @@ class LayerManager:
             IntegrityError, FormatError: what the registry gave does not match the annotations.
             RegistryError, NotFound, Unavailable: it could not be had.
         """
-        with self._exclusively(request.digest):
+        with self.exclusively(request.digest):
             known = self._catalogue.get(request.digest)
-            if known is not None and self._is_usable(request.digest):
+            if known is not None and self._opens(request.digest):
                 self._catalogue.refer(request.digest, request.reference)
                 return known
-            return self._obtain(request)
+            info = self._obtain(request)
+            image = self._attached(request.digest)
+            if (self._directory(request.digest) / SPOOL_NAME).exists():
+                image.completion.start(Priority.COMPLETION)  # the blob is here already
+            return info
 
-    def _is_usable(self, digest: Digest) -> bool:
+    def _obtain(self, request: LayerRequest) -> LayerInfo:
+        directory = self._directory(request.digest)
+        try:
+            return self._resolver.obtain(request, directory)
+        except ApparateError:
+            if self._catalogue.get(request.digest) is None:
+                shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+    def _opens(self, digest: Digest) -> bool:
         try:
             self._attached(digest)
         except FormatError as error:
-            log.warning("local index is damaged; fetching it again", layer=str(digest), error=str(error))
+            log.warning("local index is damaged; obtaining it again", layer=str(digest), error=str(error))
             return False
         return True
 
-    def _obtain(self, request: LayerRequest) -> LayerInfo:
-        source = self._sources(lambda: [request.reference], request.digest)
-        obtained = obtain_index(source, request.annotations, Deadline.after(self._settings.resolve_deadline_s))
-        index = LayerIndex(obtained.local)
-        directory = self._directory(request.digest)
-        try:
-            directory.mkdir(mode=0o700, exist_ok=True)
-            self._disk.replace(directory / _INDEX_NAME, obtained.local)
-            sync_directory(self._layers)
-        except OSError as error:
-            raise Unavailable(f"index of {request.digest} cannot be stored: {error.strerror}") from error
-        info = self._catalogue.add(
-            request.digest, request.reference, index.image_size, obtained.blob_size, obtained.source
-        )
-        log.info("layer made known", layer=str(request.digest), ref=request.reference, index=obtained.source.value)
-        return info
-
     def attach(self, digest: Digest) -> LayerImage:
-        """Return the image of a known layer, opened if it is not; needs no network.
+        """Return the image of a known layer, opened if it is not; needs no network. There is one for each layer.
+
+        An image that is not pinned may be closed after a while, and `attach` opens it again.
 
         Raises:
             NotFound: the layer is not known here; resolve it.
@@ -177,47 +182,62 @@ class LayerManager:
         image = self._images.get(digest)
         if image is not None:
             return image
-        with self._exclusively(digest):
+        with self.exclusively(digest):
             return self._attached(digest)
 
     def _attached(self, digest: Digest) -> LayerImage:
-        """As `attach`; the caller holds the layer."""
+        """As `attach`; the caller has the layer exclusively."""
         image = self._images.get(digest)
-        if image is not None:
-            return image
+        if image is None:
+            image = self._opener.open(self._known(digest), self._directory(digest))
+            with self._lock:
+                self._images[digest] = self._numbered[image.layer_id] = image
+            self._upkeep.finish_if_complete(image)
+        return image
+
+    def _known(self, digest: Digest) -> LayerInfo:
         info = self._catalogue.get(digest)
         if info is None:
             raise NotFound(f"layer {digest} is not known here")
-        directory = self._directory(digest)
-        index, identity = _open_index(directory / _INDEX_NAME)
-        store = LayerStore(directory, index, identity, self._disk, _AnyRoom())
-        source = self._sources(lambda: self._catalogue.references(digest), digest)
-        image = LayerImage(
-            digest,
-            info.layer_id,
-            index,
-            store,
-            source,
-            self._pace(source),
-            self._settings,
-            self._listener,
-            self._closing,
-        )
-        with self._lock:
-            self._images[digest] = image
-        return image
-
-    def _pace(self, source: BlobSource) -> Pace:
-        host = source.host
-        with self._lock:
-            return self._paces.setdefault(host, Pace(self._settings))
+        return info
 
     def _directory(self, digest: Digest) -> Path:
         return self._layers / digest.hex
 
-    def _exclusively(self, digest: Digest) -> threading.RLock:
+    def image_path(self, digest: Digest) -> Path:
+        """Return where a layer's image file is, or would be."""
+        return self._directory(digest) / IMAGE_NAME
+
+    @contextmanager
+    def exclusively(self, digest: Digest) -> Iterator[None]:
+        """Keep everyone else from resolving, opening, pinning and removing a layer."""
         with self._lock:
-            return self._busy.setdefault(digest, threading.RLock())
+            busy = self._busy.setdefault(digest, threading.RLock())
+        with busy:
+            yield
+
+    def images(self) -> list[LayerImage]:
+        """Return the open images."""
+        with self._lock:
+            return list(self._images.values())
+
+    def detach(self, image: LayerImage) -> None:
+        """Close an image, unless it is pinned."""
+        with self.exclusively(image.digest):
+            if self._catalogue.pins(image.digest):
+                return
+            self._drop(image.digest)
+
+    def _drop(self, digest: Digest) -> LayerImage | None:
+        """Close an image if it is open; the caller has the layer exclusively."""
+        with self._lock:
+            image = self._images.pop(digest, None)
+            if image is not None:
+                del self._numbered[image.layer_id]
+        if image is not None:
+            self._upkeep.forget(image)
+            _close(image)
+        return image
 
     # --- what is here ---
 
@@ -225,26 +245,79 @@ class LayerManager:
         """Return every known layer, ordered by digest."""
         return self._catalogue.all()
 
-    def by_id(self, layer_id: LayerId) -> LayerInfo:
-        """Return the layer with a number.
+    def digests(self) -> Sequence[Digest]:
+        """Return every known layer's digest, in order."""
+        return [info.digest for info in self._catalogue.all()]
+
+    def by_id(self, layer_id: LayerId) -> LayerImage:
+        """Return the image of the layer with a number.
 
         Raises:
             NotFound: no layer has it.
+            FormatError, Unavailable: as `attach`.
         """
+        image = self._numbered.get(layer_id)
+        if image is not None:
+            return image
         info = self._catalogue.by_id(layer_id)
         if info is None:
             raise NotFound(f"no layer has the number {layer_id}")
-        return info
+        return self.attach(info.digest)
 
-    def pin(self, digest: Digest, owner: str, *, direct: bool = False) -> None:
-        """Note, durably until the machine boots again, that *owner* has the layer mounted: it cannot be removed.
-
-        With *direct* the kernel reads the layer's file itself, so nothing of it may be dropped; only for complete layers.
+    def usage(self, digest: Digest) -> Usage:
+        """Return what a layer occupies on disk now.
 
         Raises:
             NotFound: the layer is not known here.
         """
-        self._catalogue.pin(digest, owner, direct=direct)
+        self._known(digest)
+        return disk_usage(self._directory(digest))
+
+    def status(self, digest: Digest) -> LayerStatus:
+        """Return a layer as it is now.
+
+        Raises:
+            NotFound: the layer is not known here.
+        """
+        info = self._known(digest)
+        pinned = bool(self._catalogue.pins(digest))
+        try:
+            image = self.attach(digest)
+        except (FormatError, Unavailable) as error:
+            return LayerStatus(
+                digest, info.layer_id, info.reference, LayerState.FAILED, info.image_size, 0, 0, info.blob_size, pinned,
+                str(error), time.time(),
+            )  # fmt: skip
+        return LayerStatus(
+            digest, info.layer_id, info.reference, LayerState.COMPLETE if image.is_complete else LayerState.LAZY,
+            info.image_size, image.present_bytes, image.fetched_bytes, info.blob_size, pinned, image.last_error,
+            image.last_error_wall_s,
+        )  # fmt: skip
+
+    def profile(self, digest: Digest) -> Sequence[Touch]:
+        """Return what was read of a layer since it was made known, in order of the first access.
+
+        Raises:
+            NotFound, FormatError, Unavailable: as `attach`.
+        """
+        image = self.attach(digest)
+        return in_files(image.index, image.profile.ranges())
+
+    # --- mounts ---
+
+    def pin(self, digest: Digest, owner: str, *, direct: bool = False) -> None:
+        """Note, durably until the machine boots again, that *owner* has the layer mounted: it cannot be removed.
+
+        With *direct* the kernel reads the layer's file itself, so nothing of it is dropped; only for complete layers.
+
+        Raises:
+            NotFound: the layer is not known here.
+            FailedPrecondition: *direct*, and the layer is not complete.
+        """
+        with self.exclusively(digest):
+            if direct and not self._attached(digest).is_complete:
+                raise FailedPrecondition(f"layer {digest} is not complete: its file cannot be mounted")
+            self._catalogue.pin(digest, owner, direct=direct)
 
     def unpin(self, digest: Digest, owner: str) -> None:
         """Undo `pin`; success if there was none."""
@@ -254,64 +327,45 @@ class LayerManager:
         """Return the mounted layers, each with whether the kernel reads its file itself."""
         return self._catalogue.pinned()
 
-    def usage(self, digest: Digest) -> Usage:
-        """Return what a layer occupies on disk now.
-
-        Raises:
-            NotFound: the layer is not known here.
-        """
-        return self.attach(digest).store.usage()
-
-    def status(self, digest: Digest) -> LayerStatus:
-        """Return a layer as it is now.
-
-        Raises:
-            NotFound: the layer is not known here.
-        """
-        info = self._catalogue.get(digest)
-        if info is None:
-            raise NotFound(f"layer {digest} is not known here")
-        image = self.attach(digest)
-        state = LayerState.COMPLETE if image.is_complete else LayerState.LAZY
-        return LayerStatus(
-            digest, info.layer_id, info.reference, state, info.image_size, 0, image.fetched_bytes, info.blob_size,
-            bool(self._catalogue.pins(digest)), image.last_error, image.last_error_wall_s,
-        )  # fmt: skip
-
     def remove(self, digest: Digest) -> None:
         """Delete everything about a layer; an unknown one is success.
 
         Raises:
             FailedPrecondition: somebody has it mounted.
         """
-        with self._exclusively(digest):
+        with self.exclusively(digest):
             pins = self._catalogue.pins(digest)
             if pins:
                 raise FailedPrecondition(f"layer {digest} is mounted by {pins[0].owner}")
-            with self._lock:
-                image = self._images.pop(digest, None)
             self._catalogue.remove(digest)  # from here on the directory is an orphan
+            image = self._drop(digest)
             if image is not None:
-                image.close()
-                self._listener.removed(image)
+                self._around.listener.removed(image)
             shutil.rmtree(self._directory(digest), ignore_errors=True)
 
 
-def _open_index(path: Path) -> tuple[LayerIndex, bytes]:
-    """Return the mapped index and its identity.
+def _close(image: LayerImage) -> None:
+    try:
+        image.close()
+    except Unavailable as error:
+        log.warning("layer could not be synced when it was closed", layer=str(image.digest), error=str(error))
+
+
+def _lock_root(root: Path, layers: Path) -> int:
+    """Make the root and return the descriptor that keeps other processes out of it.
 
     Raises:
-        FormatError: it is missing or damaged.
+        FailedPrecondition: another process has it.
+        Unavailable: it cannot be made.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-        finally:
-            os.close(fd)
-    except (OSError, ValueError) as error:
-        raise FormatError("index", "file", f"{path} cannot be mapped: {error}") from error
-    index = LayerIndex(mapped)
-    identity = sha256(mapped[:_INDEX_HEAD_BYTES]).digest()
-    mapped.madvise(mmap.MADV_DONTNEED)  # checking has touched every page; few are needed again
-    return index, identity
+        layers.mkdir(mode=0o700, parents=True, exist_ok=True)
+        instance = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable(f"root of the layer store {root}: {error.strerror}") from error
+    try:
+        fcntl.flock(instance, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(instance)
+        raise FailedPrecondition(f"another loader uses {root}; stop it or give this one another root") from error
+    return instance

@@ -27,6 +27,16 @@ class LayerRequest:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
+class Priority(enum.IntEnum):
+    """Why something is fetched; what is less is served first."""
+
+    FOREGROUND = 0  # somebody waits for it
+    AHEAD = 1  # a sequential reader will be there soon
+    PREFETCH = 2  # the image's profile names it
+    COMPLETION = 3  # somebody asked for the whole layer
+    BACKGROUND = 4  # the line is idle
+
+
 class IndexSource(enum.Enum):
     """Where the index of a layer came from."""
 
@@ -104,7 +114,7 @@ class LayerListener(Protocol):
         ...
 
     def completed(self, image: LayerImage) -> None:
-        """Every byte of the image is in its file, verified and durable; called once, also at attach."""
+        """Every byte of the image is in its file, verified and durable. Called when it becomes so, and at attach if it is."""
         ...
 
     def removed(self, image: LayerImage) -> None:

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from apparate.errors import IntegrityError, Unavailable
 from apparate.layer.bitmap import Bitmap, load
 from apparate.layer.disk import Disk, is_full
+from apparate.layer.leases import Leases
 from apparate.layer.model import Usage
+from apparate.layer.runs import Run, spans_of
 from apparate.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from typing_extensions import Buffer
-
-    from apparate.format.index import LayerIndex, Piece
+    from apparate.format.index import LayerIndex
 
 IMAGE_NAME: Final = "image"
 PRESENT_NAME: Final = "present"
-_BLOCK_BYTES: Final = 4096
-"""File data begins at a block border, so zeros up to the next border belong to nobody else."""
 _STAT_BLOCK_BYTES: Final = 512
 
 log = get_logger(__name__)
@@ -66,6 +64,7 @@ class LayerStore:
         self._dirty = False
         self._punching: frozenset[int] = frozenset()
         self._nowait = hasattr(os, "RWF_NOWAIT")
+        self._leases = Leases(f"layer file {self.path}")
         try:
             reused = self.path.exists()
             if not reused:  # a bitmap without its file must not vouch for the next one
@@ -96,9 +95,15 @@ class LayerStore:
             self._disk.write(self._fd, metadata, 0)
 
     def close(self) -> None:
-        """Make what is present durable, as far as the disk lets us, and close the file."""
+        """Make what is present durable and close the file, once nobody uses it. Closing twice is success.
+
+        Raises:
+            Unavailable: as `sync`; the file is closed all the same.
+        """
+        if not self._leases.close():
+            return
         try:
-            self.sync()
+            self._sync()
         finally:
             os.close(self._fd)
 
@@ -119,7 +124,7 @@ class LayerStore:
     @property
     def is_full(self) -> bool:
         """Whether every member is here, durable or not."""
-        return self._bits.count == self._index.member_count
+        return bool(self._bits.count == self._index.member_count)
 
     @property
     def is_durable(self) -> bool:
@@ -131,15 +136,6 @@ class LayerStore:
         """Whether `sync` has something to do."""
         return self._dirty
 
-    def usage(self) -> Usage:
-        """Return what the layer's files occupy on disk now."""
-        blocks = inodes = 0
-        with os.scandir(self.path.parent) as entries:
-            for entry in entries:
-                blocks += entry.stat(follow_symlinks=False).st_blocks
-                inodes += 1
-        return Usage(blocks * _STAT_BLOCK_BYTES, inodes + 1)
-
     # --- reading ---
 
     def read(self, address: int, length: int, members: Iterable[int], *, nowait: bool = False) -> bytes | None:
@@ -149,22 +145,19 @@ class LayerStore:
         stored makes the members missing again.
         """
         members = list(members)
-        while True:
-            epoch = self._epoch
-            if not all(member in self._bits for member in members):
-                return None
-            try:
-                data = self._pread(address, length, nowait=nowait)
-            except OSError as error:
-                log.warning(
-                    "layer file cannot be read; fetching again", path=str(self.path), offset=address, error=str(error)
-                )
-                self.doubt(members)
-                return None
-            if data is None:
-                return None
-            if epoch == self._epoch:  # nothing was punched between looking and reading
-                return data
+        with self._leases:
+            while True:
+                epoch = self._epoch
+                if not all(member in self._bits for member in members):
+                    return None
+                try:
+                    data = self._pread(address, length, nowait=nowait)
+                except OSError as error:
+                    log.warning("layer file cannot be read", path=str(self.path), offset=address, error=str(error))
+                    self.doubt(members)
+                    return None
+                if data is None or epoch == self._epoch:  # else something was punched between looking and reading
+                    return data
 
     def _pread(self, address: int, length: int, *, nowait: bool) -> bytes | None:
         if nowait and self._nowait:
@@ -190,28 +183,26 @@ class LayerStore:
 
     # --- filling ---
 
-    def put(self, member: int, raw: Buffer) -> bool:
-        """Store the verified inflated *member*; return whether it is here now. There may be no room for it."""
+    def put(self, member: int, runs: Sequence[Run]) -> bool:
+        """Store the verified *member*, laid out as *runs*; return whether it is here now. There may be no room for it."""
         if member in self._bits:
             return True
-        if member in self._punching:
+        if member in self._punching or not self._room.take(sum(len(run.data) for run in runs)):
             return False
-        runs = list(_runs(self._index.pieces(member), raw))
-        if not self._room.take(sum(len(data) for _, data in runs)):
-            return False
-        try:
-            for address, data in runs:
-                self._disk.write(self._fd, data, address)
-        except OSError as error:
-            if not is_full(error):
-                log.warning("layer file cannot be written; serving without it", path=str(self.path), error=str(error))
-            self._room.exhausted()
-            return False
-        with self._lock:
-            if member in self._punching:
+        with self._leases:
+            try:
+                for run in runs:
+                    self._disk.write(self._fd, run.data, run.address)
+            except OSError as error:
+                if not is_full(error):
+                    log.warning("layer file cannot be written", path=str(self.path), error=str(error))
+                self._room.exhausted()
                 return False
-            self._bits.add(member)
-            self._dirty = True
+            with self._lock:
+                if member in self._punching:
+                    return False
+                self._bits.add(member)
+                self._dirty = True
         return True
 
     def salvage(self, member: int) -> bytes | None:
@@ -224,21 +215,42 @@ class LayerStore:
         with self._lock:
             if not self._tried.add(member):
                 return None
-        pieces = self._index.pieces(member)
-        raw = bytearray(self._index.member(member).need_bytes)
-        try:
-            if not pieces or os.lseek(self._fd, pieces[0].address, os.SEEK_DATA) != pieces[0].address:
+        with self._leases:
+            try:
+                if not self._may_hold(member):
+                    return None
+                raw = self._inflated(member)
+                self._index.verify(member, raw)
+            except (OSError, IntegrityError):
+                return None  # a hole, or something that never became a member
+            with self._lock:
+                if member in self._punching:
+                    return None
+                self._bits.add(member)
+                self._dirty = True
+        return raw
+
+    def inflated(self, member: int) -> bytes | None:
+        """Return *member* as it inflates, from the file, if it is here."""
+        with self._leases:
+            epoch = self._epoch
+            if member not in self._bits:
                 return None
-            for piece in pieces:
-                raw[piece.inner_offset : piece.inner_offset + piece.length] = os.pread(
-                    self._fd, piece.length, piece.address
-                )
-            self._index.verify(member, raw)
-        except (OSError, IntegrityError):
-            return None  # a hole, or something that never became a member
-        with self._lock:
-            self._bits.add(member)
-            self._dirty = True
+            try:
+                raw = self._inflated(member)
+            except OSError:
+                return None  # a reader will meet it too, and doubt it
+            return raw if epoch == self._epoch else None
+
+    def _may_hold(self, member: int) -> bool:
+        start = self._index.pieces(member)[0].address
+        return os.lseek(self._fd, start, os.SEEK_DATA) == start
+
+    def _inflated(self, member: int) -> bytes:
+        raw = bytearray(self._index.member(member).need_bytes)
+        for piece in self._index.pieces(member):
+            data = os.pread(self._fd, piece.length, piece.address)
+            raw[piece.inner_offset : piece.inner_offset + piece.length] = data
         return bytes(raw)
 
     # --- durability ---
@@ -249,24 +261,25 @@ class LayerStore:
         Raises:
             Unavailable: the disk failed. What could not be proven counts as missing again.
         """
+        with self._leases:
+            self._sync()
+
+    def _sync(self) -> None:
         with self._sync_lock:
             with self._lock:
                 if not self._dirty:
                     return
                 bits = self._bits.copy()
                 self._dirty = False
-            try:
-                self._disk.sync(self._fd)
-            except OSError as error:
-                # After a failed sync the kernel may have dropped the pages: only what was proven before counts.
-                with self._lock:
-                    for member in range(bits.size):
-                        if member in bits and member not in self._proven:
-                            self._bits.discard(member)
-                raise Unavailable(f"layer file {self.path} cannot be synced: {error.strerror}") from error
-            self._persist(bits)
+            self._make_durable(bits)
 
-    def _persist(self, bits: Bitmap) -> None:
+    def _make_durable(self, bits: Bitmap) -> None:
+        """Sync the file, then write *bits*, which were set before."""
+        try:
+            self._disk.sync(self._fd)
+        except OSError as error:
+            self._distrust()
+            raise Unavailable(f"layer file {self.path} cannot be synced: {error.strerror}") from error
         try:
             self._disk.replace(self._present_path, bits.dump(self._inode, self._index_digest))
         except OSError as error:
@@ -274,6 +287,13 @@ class LayerStore:
                 self._dirty = True
             raise Unavailable(f"bitmap {self._present_path} cannot be written: {error.strerror}") from error
         self._proven = bits
+
+    def _distrust(self) -> None:
+        """After a failed sync the kernel may have dropped the pages: only what was proven before counts."""
+        with self._lock:
+            for member in range(self._bits.size):
+                if member in self._bits and member not in self._proven:
+                    self._bits.discard(member)
 
     def punch(self, members: Sequence[int]) -> int:
         """Drop *members*, which can be fetched again; return how many bytes of the image that was.
@@ -283,17 +303,14 @@ class LayerStore:
         Raises:
             Unavailable: the disk failed; the members are missing all the same, their blocks possibly not free.
         """
-        with self._sync_lock:
+        with self._leases, self._sync_lock:
             with self._lock:
                 chosen = [member for member in members if self._bits.discard(member)]
                 self._punching = frozenset(chosen)
                 self._epoch += 1
                 bits = self._bits.copy()
             try:
-                self._disk.sync(
-                    self._fd
-                )  # the bitmap written next speaks also of members that came since the last sync
-                self._persist(bits)
+                self._make_durable(bits)
                 return self._free(chosen)
             except OSError as error:
                 raise Unavailable(f"layer file {self.path} cannot be shrunk: {error.strerror}") from error
@@ -303,48 +320,17 @@ class LayerStore:
 
     def _free(self, members: Sequence[int]) -> int:
         freed = 0
-        for address, length in _merged(self._index.pieces(member) for member in sorted(members)):
+        for address, length in spans_of(self._index.pieces(member) for member in sorted(members)):
             self._disk.punch(self._fd, address, length)
             freed += length
         return freed
 
 
-def _runs(pieces: Sequence[Piece], raw: Buffer) -> Iterator[tuple[int, memoryview]]:
-    """Yield what to write where; pieces that only alignment separates go together: one write for many small files."""
-    view = memoryview(raw)
-    first = 0
-    for number in range(1, len(pieces) + 1):
-        if number < len(pieces) and _adjoins(
-            pieces[number - 1].address + pieces[number - 1].length, pieces[number].address
-        ):
-            continue
-        group = pieces[first:number]
-        first = number
-        start = group[0].address
-        if len(group) == 1:
-            yield start, view[group[0].inner_offset : group[0].inner_offset + group[0].length]
-            continue
-        joined = bytearray(group[-1].address + group[-1].length - start)
-        for piece in group:
-            at = piece.address - start
-            joined[at : at + piece.length] = view[piece.inner_offset : piece.inner_offset + piece.length]
-        yield start, memoryview(joined)
-
-
-def _merged(groups: Iterable[Sequence[Piece]]) -> Iterator[tuple[int, int]]:
-    """Yield (address, length) of the pieces, neighbours that only alignment separates as one."""
-    start = end = -1
-    for piece in (piece for pieces in groups for piece in pieces):
-        if start < 0:
-            start = piece.address
-        elif not _adjoins(end, piece.address):
-            yield start, end - start
-            start = piece.address
-        end = piece.address + piece.length
-    if start >= 0:
-        yield start, end - start
-
-
-def _adjoins(end: int, address: int) -> bool:
-    """Whether nothing lies between *end* and *address* but the rest of the block in which *end* lies."""
-    return address == end or (address % _BLOCK_BYTES == 0 and 0 < address - end < _BLOCK_BYTES)
+def disk_usage(directory: Path) -> Usage:
+    """Return what the files of a layer occupy on disk now."""
+    blocks = inodes = 0
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            blocks += entry.stat(follow_symlinks=False).st_blocks
+            inodes += 1
+    return Usage(blocks * _STAT_BLOCK_BYTES, inodes + 1)

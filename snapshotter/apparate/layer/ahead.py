@@ -1,0 +1,66 @@
+"""Notices readers that go straight through a layer, and says how far ahead of them to fetch."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+_READERS: Final = 8
+"""Sequential readers told apart in one layer."""
+_SLACK_BYTES: Final = 1024 * 1024
+"""Reads of one reader arrive in any order within this, for the kernel reads ahead with several requests."""
+
+
+@dataclass(slots=True)
+class _Reader:
+    next: int
+    run: int
+    ahead_until: int
+    used: int
+
+
+class ReadAhead:
+    """The readers of one layer. Thread-safe."""
+
+    def __init__(self, sequential_bytes: int, ahead_bytes: int) -> None:
+        """Fetch ahead after *sequential_bytes* in a row, as far again as the reader has come, at most *ahead_bytes*."""
+        self._sequential_bytes = sequential_bytes
+        self._ahead_bytes = ahead_bytes
+        self._lock = threading.Lock()
+        self._readers: list[_Reader] = []
+        self._clock = 0
+        self.sequential_bytes_read = 0
+        """Bytes read by readers that counted as sequential."""
+
+    def note(self, address: int, length: int) -> tuple[int, int] | None:
+        """Take note of a read; return the image bytes [start, end) to fetch ahead now, if any."""
+        with self._lock:
+            self._clock += 1
+            reader = self._reader(address, length)
+            reader.used = self._clock
+            end = address + length
+            if end <= reader.next:
+                return None
+            advance = min(end - reader.next, length)
+            reader.run += advance
+            reader.next = end
+            if reader.run < self._sequential_bytes:
+                return None
+            self.sequential_bytes_read += advance
+            window = min(reader.run, self._ahead_bytes)
+            start, target = max(reader.ahead_until, end), end + window
+            if target - start < window // 2:
+                return None
+            reader.ahead_until = target
+            return start, target
+
+    def _reader(self, address: int, length: int) -> _Reader:
+        for reader in self._readers:
+            if -_SLACK_BYTES - length <= address - reader.next <= _SLACK_BYTES:
+                return reader
+        if len(self._readers) >= _READERS:
+            self._readers.remove(min(self._readers, key=lambda one: one.used))
+        reader = _Reader(next=address, run=0, ahead_until=0, used=self._clock)
+        self._readers.append(reader)
+        return reader

@@ -1,0 +1,141 @@
+"""The threads that fetch what nobody waits for yet: a few, shared by all layers, the most urgent work first."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from apparate.errors import ApparateError
+from apparate.telemetry.logging import get_logger
+
+if TYPE_CHECKING:
+    from apparate.layer.model import Priority
+
+_PAUSE_FIRST_S: Final = 0.25
+_PAUSE_MOST_S: Final = 30.0
+
+log = get_logger("layer.crew")
+
+
+class Campaign(Protocol):
+    """Work on one layer that is done in steps, by several threads at once. Thread-safe."""
+
+    @property
+    def priority(self) -> Priority:
+        """How urgent it is."""
+        ...
+
+    @property
+    def attempts(self) -> int:
+        """After how many failures in a row it is given up."""
+        ...
+
+    def step(self) -> bool:
+        """Do one request's worth; return whether there may be more.
+
+        Raises:
+            ApparateError: it failed; the step may be repeated.
+        """
+        ...
+
+    def end(self, error: ApparateError | None) -> None:
+        """It is over: there was no more, or it was given up for *error*. Called once, when no step is under way."""
+        ...
+
+
+@dataclass
+class _Entry:
+    campaign: Campaign
+    served: int
+    not_before: float = 0.0
+    failures: int = 0
+    steps: int = 0
+    over: bool = False
+    error: ApparateError | None = field(default=None)
+
+
+class Crew:
+    """At most *size* threads, started when there is work. Thread-safe."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.size = size
+        self._name = name
+        self._changed = threading.Condition()  # everything below
+        self._entries: list[_Entry] = []
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._served = 0
+        self._closing = False
+
+    def add(self, campaign: Campaign) -> None:
+        """Work on *campaign* until it has ended."""
+        with self._changed:
+            if self._closing:
+                return
+            self._entries.append(_Entry(campaign, self._served))
+            missing = self.size - self._idle
+            while missing > 0 and len(self._threads) < self.size:
+                name = f"{self._name}-{len(self._threads)}"
+                self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
+                self._threads[-1].start()
+                missing -= 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop after the steps under way and wait for them; campaigns do not end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while True:
+            entry = self._next()
+            if entry is None:
+                return
+            error: ApparateError | None = None
+            more = False
+            try:
+                more = entry.campaign.step()
+            except ApparateError as failure:
+                error, more = failure, True
+            finally:
+                self._done(entry, error, more=more)
+
+    def _next(self) -> _Entry | None:
+        """Wait for the most urgent campaign whose turn it is; None when closing."""
+        with self._changed:
+            while not self._closing:
+                now = time.monotonic()
+                ready = [entry for entry in self._entries if not entry.over and entry.not_before <= now]
+                if ready:
+                    entry = min(ready, key=lambda one: (one.campaign.priority, one.served))
+                    self._served += 1
+                    entry.served = self._served
+                    entry.steps += 1
+                    return entry
+                waits = [entry.not_before - now for entry in self._entries if not entry.over]
+                self._idle += 1
+                self._changed.wait(min(waits, default=None))
+                self._idle -= 1
+            return None
+
+    def _done(self, entry: _Entry, error: ApparateError | None, *, more: bool) -> None:
+        with self._changed:
+            entry.steps -= 1
+            if error is None:
+                entry.failures = 0
+                entry.over |= not more
+            else:
+                entry.failures += 1
+                entry.not_before = time.monotonic() + min(_PAUSE_FIRST_S * 2 ** min(entry.failures, 10), _PAUSE_MOST_S)
+                if entry.failures >= entry.campaign.attempts or not error.temporary:
+                    entry.over, entry.error = True, error
+            ended = entry.over and not entry.steps
+            if ended:
+                self._entries.remove(entry)
+        if ended:
+            entry.campaign.end(entry.error)

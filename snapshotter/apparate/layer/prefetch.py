@@ -1,0 +1,149 @@
+"""What is fetched before anyone asks: the recorded profile, the way of a sequential reader, the rest of a layer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from apparate.errors import Unavailable
+from apparate.layer.flights import BATCH_BYTES_MAX, Batch
+from apparate.layer.model import Priority
+from apparate.registry.deadline import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apparate.errors import ApparateError
+    from apparate.format.index import LayerIndex
+    from apparate.layer.image import LayerImage
+
+PREFETCH_BATCH_BYTES: Final = 512 * 1024
+"""One request of a prefetch: long enough to fill a line, short enough that a reader who comes between waits little."""
+_PREFETCH_ATTEMPTS: Final = 5
+_NEVER_GIVE_UP: Final = 1 << 30
+_STEP_TIMEOUT_S: Final = 120.0
+
+
+def rounds(index: LayerIndex, ranges: Iterable[tuple[int, int]], round_bytes: int) -> Iterator[list[int]]:
+    """Yield the members that hold *ranges*, each once: in the given order, cut into rounds of about *round_bytes* of the blob.
+
+    Within a round they are in blob order, so that neighbours are fetched together.
+    """
+    seen: set[int] = set()
+    current: list[int] = []
+    size = 0
+    for address, length in ranges:
+        for member in index.members_in(address, length):
+            if member in seen:
+                continue
+            seen.add(member)
+            current.append(member)
+            size += index.member(member).length
+            if size >= round_bytes:
+                yield sorted(current)
+                current, size = [], 0
+    if current:
+        yield sorted(current)
+
+
+class MembersCampaign:
+    """Fetches lists of members, one list after the other; what others fetch meanwhile is left to them."""
+
+    def __init__(
+        self,
+        image: LayerImage,
+        lists: Iterable[Sequence[int]],
+        priority: Priority,
+        *,
+        threads: int,
+        batch_bytes: int,
+        attempts: int,
+        ended: Callable[[ApparateError | None], None] | None = None,
+        present: Callable[[int], None] | None = None,
+    ) -> None:
+        """*present* is called with each listed member that is here already."""
+        self.priority = priority
+        self.attempts = attempts
+        self._image = image
+        self._lists = iter(lists)
+        self._threads = threads
+        self._batch_bytes = batch_bytes
+        self._ended = ended
+        self._present = present
+        self._lock = threading.Lock()  # _lists, _left
+        self._left: list[int] = []
+
+    def step(self) -> bool:
+        """Fetch one batch."""
+        image = self._image
+        with self._lock:
+            batch = None if image.is_closed else self._claim()
+        if batch is None:
+            return False
+        try:
+            image.fetcher.fetch(batch, self.priority, Deadline.after(_STEP_TIMEOUT_S))
+        except BaseException:
+            with self._lock:
+                self._left = sorted({*self._left, *(member for member in batch if member not in image.store)})
+            raise
+        if self.priority >= Priority.COMPLETION and not image.whole.is_running:
+            self._require_stored(batch)
+        return True
+
+    def _require_stored(self, batch: Batch) -> None:
+        """Fetching what cannot be kept, and nobody waits for, would go on for ever."""
+        if any(member not in self._image.store for member in batch):
+            raise Unavailable("the disk has no room for the layer")
+
+    def _claim(self) -> Batch | None:
+        while True:
+            if not self._left:
+                following = next(self._lists, None)
+                if following is None:
+                    return None
+                self._left = list(following)
+                if self._present is not None:
+                    for member in self._left:
+                        if member in self._image.store:
+                            self._present(member)
+            gap = self._image.fetcher.pace.gap_bytes(self._threads)
+            batch = self._image.fetcher.flights.claim(self._left, gap, self._batch_bytes)
+            last = max(batch, default=self._left[-1])
+            self._left = [member for member in self._left if member > last]
+            if batch:
+                return batch
+
+    def end(self, error: ApparateError | None) -> None:
+        """Tell who started it."""
+        if self._ended is not None:
+            self._ended(error)
+
+
+def profile_campaign(
+    image: LayerImage, round_bytes: int, threads: int, present: Callable[[int], None]
+) -> MembersCampaign:
+    """Return the prefetch of an image's profile."""
+    lists = rounds(image.index, image.index.prefetch, round_bytes)
+    return MembersCampaign(
+        image, lists, Priority.PREFETCH, threads=threads, batch_bytes=PREFETCH_BATCH_BYTES, attempts=_PREFETCH_ATTEMPTS,
+        present=present,
+    )  # fmt: skip
+
+
+def ahead_campaign(image: LayerImage, start: int, end: int, threads: int) -> MembersCampaign:
+    """Return the fetching of the image bytes [start, end) ahead of a sequential reader."""
+    members = list(image.index.members_in(start, end - start))
+    return MembersCampaign(
+        image, [members], Priority.AHEAD, threads=threads, batch_bytes=PREFETCH_BATCH_BYTES, attempts=1
+    )  # fmt: skip
+
+
+def completion_campaign(
+    image: LayerImage, priority: Priority, threads: int, ended: Callable[[ApparateError | None], None]
+) -> MembersCampaign:
+    """Return the fetching of everything that is missing."""
+    return MembersCampaign(
+        image, [range(image.index.member_count)], priority, threads=threads, batch_bytes=BATCH_BYTES_MAX // threads,
+        attempts=_NEVER_GIVE_UP, ended=ended,
+    )  # fmt: skip
