@@ -157,7 +157,11 @@ class Services:
                 "loader_socket": self.run_dir / "loader.sock",
                 "telemetry_socket": self.run_dir / "snapshotter.metrics.sock",
             },
-            "loader": {"run_dir": self.run_dir},
+            "loader": {
+                "run_dir": self.run_dir,
+                "socket": self.run_dir / "loader.sock",
+                "telemetry_socket": self.run_dir / "loader.metrics.sock",
+            },
             "layers": {"root": self.root / "layers"},
             "registry": {
                 "plain_http_hosts": list(plain_http),
