@@ -71,7 +71,7 @@ class IndexLocation:
         """Return the annotation's value."""
         return f"v1:{self.offset}:{self.length}:{self.sha256.hex()}"
 
-    def verify(self, region: bytes | memoryview) -> None:
+    def verify(self, region: bytes | bytearray | memoryview) -> None:
         """Prove that *region* is what the annotation promised.
 
         Raises:
@@ -94,7 +94,7 @@ def embed(packed: bytes, compression: Compression) -> bytes:
     return b"".join(parts)
 
 
-def extract(region: bytes | memoryview, compression: Compression) -> bytes:
+def extract(region: bytes | bytearray | memoryview, compression: Compression) -> bytes:
     """Return what was given to `embed`.
 
     Raises:

@@ -223,9 +223,11 @@ class ErofsReader:
         """Yield (path, inode) of every name, the root as b"" first, a directory before what it holds.
 
         Raises:
-            FormatError: also when a directory is reached twice, which would never end.
+            FormatError: also when it would never end (a directory is reached twice), when names do not ascend, so that
+                the kernel would not find them, or when there are more names than the metadata have room for.
         """
         seen: set[int] = set()
+        room = self._size // _DIR_ENTRY_MIN
         pending = [(b"", self.root_nid)]
         while pending:
             path, nid = pending.pop()
@@ -236,9 +238,25 @@ class ErofsReader:
             if nid in seen:
                 raise FormatError(ondisk.FORMAT, "nid", f"directory {nid} is reached twice")
             seen.add(nid)
+            children = self._children(inode, room)
+            room -= len(children)
             prefix = path + b"/" if path else b""
-            children = [(prefix + e.name, e.nid) for e in self.entries(inode) if e.name not in (b".", b"..")]
-            pending.extend(reversed(children))
+            pending.extend((prefix + name, child) for name, child in reversed(children))
+
+    def _children(self, directory: Inode, room: int) -> list[tuple[bytes, int]]:
+        found: list[tuple[bytes, int]] = []
+        before = b""
+        for name, nid, _, _ in self.entries(directory):
+            if name <= before:
+                raise FormatError(ondisk.FORMAT, "name", f"the names of directory {directory.nid} do not ascend")
+            if len(found) >= room:
+                raise FormatError(
+                    ondisk.FORMAT, "i_size", "directories hold more names than the metadata have room for"
+                )
+            before = name
+            if name not in (b".", b".."):
+                found.append((name, nid))
+        return found
 
     def _block_count(self, inode: Inode) -> int:
         if inode.kind != stat.S_IFDIR:

@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import stat
 import struct
+from bisect import bisect_left, insort
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import accumulate
+from itertools import accumulate, chain
+from operator import attrgetter
 from typing import Final
 
 from apparate.errors import FormatError
 from apparate.format.erofs import ondisk
 from apparate.format.erofs.xattrs import XattrArea, count
-from apparate.format.toc import EntryType
+from apparate.format.toc import NO_XATTRS, EntryType
 from apparate.format.tree import Node, Tree
 
 _SECOND_NS: Final = 1_000_000_000
@@ -32,8 +35,11 @@ _UUID_OFFSET: Final = ondisk.SUPERBLOCK_OFFSET + 48
 _U32: Final = struct.Struct("<I")
 _COMPACT_MAX: Final = ondisk.COMPACT_ID_MAX
 _COMPACT_SIZE_MAX: Final = ondisk.COMPACT_SIZE_MAX
+_INO_MASK: Final = 0xFFFFFFFF
 _TYPE_BITS: Final = 3
 _TYPE_MASK: Final = (1 << _TYPE_BITS) - 1
+#: Of a directory without directories in it.
+_EMPTY_NLINK: Final = 2
 _FORMATS: Final = {
     EntryType.DIR: stat.S_IFDIR,
     EntryType.REG: stat.S_IFREG,
@@ -67,7 +73,9 @@ class _Directory:
     """A directory on its way: `blocks` are the ends of the runs of names that make up its blocks."""
 
     node: Node
+    parent: Node
     names: list[bytes]
+    #: In the order of `names`, without '.' and '..'.
     children: list[Node]
     blocks: list[int]
     size: int
@@ -87,7 +95,7 @@ class _Builder:
         #: (inode offset, content) of symbolic links that do not fit behind their inode.
         self._outside: list[tuple[int, bytes]] = []
         self._epoch_ns = self._common_time()
-        self._xattrs = XattrArea(self._nodes_with_xattrs())
+        self._xattrs = XattrArea(self._all_xattrs())
 
     def build(self) -> ErofsLayout:
         for directory in self._directories:
@@ -105,35 +113,68 @@ class _Builder:
         self._write_superblock(image, xattr_block, image_size)
         return ErofsLayout(bytes(image), image_size, addresses)
 
-    def _common_time(self) -> int:
-        times = Counter(child.mtime_ns for directory in self._directories for child in directory.children)
-        times[self._tree.root.mtime_ns] += 1
-        return max(0, times.most_common(1)[0][0])
+    def _all_children(self) -> Iterator[Node]:
+        return chain.from_iterable(directory.children for directory in self._directories)
 
-    def _nodes_with_xattrs(self) -> list[dict[bytes, bytes]]:
-        nodes = {c: None for d in self._directories for c in d.children if c.xattrs}
-        found = [dict(node.xattrs) for node in nodes]
-        return [dict(self._tree.root.xattrs), *found]
+    def _common_time(self) -> int:
+        times = Counter(map(attrgetter("mtime_ns"), self._all_children()))
+        times[self._tree.root.mtime_ns] += 1
+        common, _ = times.most_common(1)[0]
+        return max(0, int(common))
+
+    def _all_xattrs(self) -> list[Mapping[bytes, bytes]]:
+        """Return the attributes of every inode that has some, in the order of the tree."""
+        nodes = dict.fromkeys(node for node in self._all_children() if node.xattrs is not NO_XATTRS)
+        return [self._tree.root.xattrs, *(node.xattrs for node in nodes)]
 
     def _place_children(self, children: list[Node]) -> None:
-        numbers = self._numbers
+        numbers, reg, directory = self._numbers, EntryType.REG, EntryType.DIR
+        plain: list[Node] = []
         for node in children:
             kind = node.type
-            if kind is EntryType.DIR or (node.nlink > 1 and node in numbers):
-                continue
-            if kind is EntryType.REG:
-                self._place(node, stat.S_IFREG | node.mode, 1, node.size, 0)
-            elif kind is EntryType.SYMLINK:
-                self._place_symlink(node)
-            else:
-                device = 0 if kind is EntryType.FIFO else ondisk.encode_device(node.devmajor, node.devminor)
-                mode = _FORMATS[kind] | node.mode
-                self._place(node, mode, ondisk.FILE_TYPES[stat.S_IFMT(mode)], 0, device)
+            if kind is reg and node.nlink == 1 and node.xattrs is NO_XATTRS:
+                plain.append(node)
+            elif kind is not directory and node not in numbers:
+                self._place_child(node)
+        if plain:
+            self._place_plain(plain)
 
-    def _place_symlink(self, node: Node) -> None:
-        mode, file_type = stat.S_IFLNK | node.mode, ondisk.FILE_TYPES[stat.S_IFLNK]
-        if not self._place(node, mode, file_type, len(node.link), ondisk.NO_BLOCK, node.link):
-            self._outside.append((self._numbers[node] >> _TYPE_BITS << ondisk.SLOT_BITS, node.link))
+    def _place_child(self, node: Node) -> None:
+        kind = node.type
+        mode = _FORMATS[kind] | node.mode
+        file_type = ondisk.FILE_TYPES[_FORMATS[kind]]
+        if kind is EntryType.SYMLINK:
+            if not self._place(node, mode, file_type, len(node.link), ondisk.NO_BLOCK, node.link):
+                self._outside.append((self._numbers[node] >> _TYPE_BITS << ondisk.SLOT_BITS, node.link))
+        elif kind in (EntryType.CHAR, EntryType.BLOCK):
+            self._place(node, mode, file_type, 0, ondisk.encode_device(node.devmajor, node.devminor))
+        else:
+            self._place(node, mode, file_type, node.size, 0)
+
+    def _place_plain(self, nodes: list[Node]) -> None:
+        """Do as `_place` does for regular files with one name and without attributes.
+
+        They are nearly all inodes of a layer, and a call for each takes twice the time.
+        """
+        position, epoch_ns, numbers, append = self._position, self._epoch_ns, self._numbers, self._parts.append
+        pack_compact, pack_extended = ondisk.COMPACT_INODE.pack, ondisk.EXTENDED_INODE.pack
+        file_type, form = ondisk.FILE_TYPES[stat.S_IFREG], stat.S_IFREG
+        for node in nodes:
+            mtime_ns, uid, gid, size = node.mtime_ns, node.uid, node.gid, node.size
+            if mtime_ns == epoch_ns and (uid | gid) <= _COMPACT_MAX and size <= _COMPACT_SIZE_MAX:
+                nid = position >> ondisk.SLOT_BITS
+                append(pack_compact(0, 0, form | node.mode, 1, size, 0, 0, nid & _INO_MASK, uid, gid, 0))
+                position += ondisk.COMPACT_BYTES
+            else:
+                if position & _MASK == ondisk.BLOCK_BYTES - ondisk.COMPACT_BYTES:
+                    append(bytes(ondisk.COMPACT_BYTES))
+                    position += ondisk.COMPACT_BYTES
+                nid = position >> ondisk.SLOT_BITS
+                seconds, nsec = divmod(mtime_ns, _SECOND_NS)
+                append(pack_extended(1, 0, form | node.mode, 0, size, 0, nid & _INO_MASK, uid, gid, seconds, nsec, 1))
+                position += ondisk.EXTENDED_BYTES
+            numbers[node] = nid << _TYPE_BITS | file_type
+        self._position = position
 
     def _place_directory(self, directory: _Directory) -> None:
         node, size = directory.node, directory.size
@@ -161,7 +202,7 @@ class _Builder:
         nid = position >> ondisk.SLOT_BITS
         self._numbers[node] = nid << _TYPE_BITS | file_type
         form = ondisk.LAYOUT_INLINE << ondisk.LAYOUT_SHIFT if inline else 0
-        icount, ino = count(body), nid & 0xFFFFFFFF
+        icount, ino = count(body), nid & _INO_MASK
         if compact:
             inode = ondisk.COMPACT_INODE.pack(form, icount, mode, nlink, size, 0, union, ino, uid, gid, 0)
         else:
@@ -188,13 +229,8 @@ class _Builder:
             _pad(image)
 
     def _write_directories(self, image: bytearray) -> None:
-        parents: dict[Node, int] = {self._tree.root: self._numbers[self._tree.root]}
         for directory in self._directories:
-            own = self._numbers[directory.node]
-            for child in directory.children:
-                if child.children is not None:
-                    parents[child] = own
-            blocks = self._directory_blocks(directory, own, parents[directory.node])
+            blocks = self._directory_blocks(directory)
             if directory.tail:
                 tail = blocks.pop()
                 image[directory.tail : directory.tail + len(tail)] = tail
@@ -204,11 +240,11 @@ class _Builder:
                     image += block
                     _pad(image)
 
-    def _directory_blocks(self, directory: _Directory, own: int, parent: int) -> list[bytes]:
+    def _directory_blocks(self, directory: _Directory) -> list[bytes]:
         numbers = self._numbers
         found = [numbers[child] for child in directory.children]
-        for name, number in ((b".", own), (b"..", parent)):
-            found.insert(directory.names.index(name), number)
+        for name, node in ((b".", directory.node), (b"..", directory.parent)):
+            found.insert(bisect_left(directory.names, name), numbers[node])
         blocks, start = [], 0
         pack = ondisk.DIRENT.pack
         for end in directory.blocks:
@@ -223,18 +259,15 @@ class _Builder:
         return blocks
 
     def _assign_addresses(self, image: bytearray) -> tuple[list[int], int]:
-        numbers, block = self._numbers, len(image) >> ondisk.BLOCK_BITS
-        addresses = []
-        for node in self._tree.files:
-            if block >= ondisk.NO_BLOCK:
-                break
-            addresses.append(block << ondisk.BLOCK_BITS)
-            inode = numbers[node] >> _TYPE_BITS << ondisk.SLOT_BITS
-            _U32.pack_into(image, inode + _UNION_OFFSET, block)
-            block += (node.size + _MASK) >> ondisk.BLOCK_BITS
-        if block > ondisk.NO_BLOCK:
+        """Write where the data of each file begin into its inode; return that, and the size of the image."""
+        numbers, pack_into = self._numbers, _U32.pack_into
+        lengths = [(node.size + _MASK) >> ondisk.BLOCK_BITS for node in self._tree.files]
+        *blocks, end = accumulate(lengths, initial=len(image) >> ondisk.BLOCK_BITS)
+        if end > ondisk.NO_BLOCK:
             raise FormatError(ondisk.FORMAT, "blocks", "the image would be larger than 16 TiB")
-        return addresses, block << ondisk.BLOCK_BITS
+        for node, block in zip(self._tree.files, blocks, strict=True):
+            pack_into(image, (numbers[node] >> _TYPE_BITS << ondisk.SLOT_BITS) + _UNION_OFFSET, block)
+        return [block << ondisk.BLOCK_BITS for block in blocks], end << ondisk.BLOCK_BITS
 
     def _write_superblock(self, image: bytearray, xattr_block: int, image_size: int) -> None:
         epoch_s, nsec = divmod(self._epoch_ns, _SECOND_NS)
@@ -251,17 +284,19 @@ class _Builder:
 
 def _directories(root: Node) -> list[_Directory]:
     """Return all directories, each before those below it, so that the inodes of a directory lie close together."""
-    found, pending = [], [root]
+    found, pending = [], [(root, root)]
     while pending:
-        node = pending.pop()
+        node, parent = pending.pop()
         assert node.children is not None
         names = sorted(node.children)
-        children = [node.children[name] for name in names]
-        pending.extend(child for child in reversed(children) if child.children is not None)
+        children = list(map(node.children.__getitem__, names))
+        if node.nlink > _EMPTY_NLINK:
+            pending += [(child, node) for child in reversed(children) if child.children is not None]
         # '.' and '..' are entries like any other, and some names sort before them
-        entries = sorted([*names, b".", b".."])
-        blocks, size = _cut(entries)
-        found.append(_Directory(node, entries, children, blocks, size))
+        for name in (b".", b".."):
+            insort(names, name)
+        blocks, size = _cut(names)
+        found.append(_Directory(node, parent, names, children, blocks, size))
     return found
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Final
 
 from apparate.errors import FormatError
 from apparate.format.erofs.reader import ErofsReader
 from apparate.format.index.local import LayerIndex, Piece
 from apparate.format.index.tables import refuse
+
+#: Inodes can share attributes, so a small image could claim any amount of them.
+MAX_ATTRIBUTE_BYTES: Final = 1 << 30
 
 
 def all_pieces(index: LayerIndex) -> Iterator[Piece]:
@@ -44,11 +48,14 @@ def _extents(reader: ErofsReader, index: LayerIndex) -> list[tuple[int, int]]:
     """Return where the regular files of the tree lie, ascending."""
     seen: set[int] = set()
     extents = []
+    attribute_bytes = 0
     for path, inode in reader.walk():
         if inode.nid in seen:
             continue
         seen.add(inode.nid)
-        reader.xattrs(inode)
+        attribute_bytes += sum(map(len, reader.xattrs(inode).values()))
+        if attribute_bytes > MAX_ATTRIBUTE_BYTES:
+            raise FormatError("erofs", "xattrs", f"more than {MAX_ATTRIBUTE_BYTES} bytes in all")
         if inode.kind == stat.S_IFLNK:
             reader.symlink(inode)
         address = reader.address(inode)
@@ -56,7 +63,7 @@ def _extents(reader: ErofsReader, index: LayerIndex) -> list[tuple[int, int]]:
             if address < index.metadata_size:
                 raise FormatError("erofs", "i_u", f"the data of {path[:256]!r} lie among the metadata")
             extents.append((address, address + inode.size))
-    if len(seen) != index.inode_count or reader.superblock.inodes != index.inode_count:
+    if len(seen) != index.inode_count:
         raise refuse("inode_count", f"{index.inode_count} is not {len(seen)}, what the tree has")
     extents.sort()
     for (_, end), (following, _) in pairwise(extents):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, count, islice
 from operator import add, gt, lt
 from typing import Final
 
@@ -61,7 +61,7 @@ class IndexTables:
         Raises:
             FormatError: the first field that lies.
         """
-        _check_metadata(self.metadata, self.image_size)
+        _check_metadata(self)
         _check_counts(self)
         _check_members(self)
         _check_pieces(self)
@@ -77,21 +77,23 @@ def check_limits(metadata_bytes: int, members: int, pieces: int, prefetch: int) 
     """Raise FormatError for counts above the limits, before anything is allocated for them."""
     if metadata_bytes > MAX_METADATA_BYTES or metadata_bytes % ondisk.BLOCK_BYTES or not metadata_bytes:
         raise refuse("metadata_size", f"{metadata_bytes} is not a possible size")
-    for field, count, limit in (
+    for field, found, limit in (
         ("member_count", members, MAX_MEMBERS),
         ("piece_count", pieces, MAX_PIECES),
         ("prefetch_count", prefetch, MAX_PREFETCH),
     ):
-        if count > limit:
-            raise refuse(field, f"{count} is above the limit of {limit}")
+        if found > limit:
+            raise refuse(field, f"{found} is above the limit of {limit}")
 
 
-def _check_metadata(metadata: bytes | memoryview, image_size: int) -> None:
-    superblock = read_superblock(metadata)
+def _check_metadata(tables: IndexTables) -> None:
+    superblock, image_size = read_superblock(tables.metadata), tables.image_size
     if superblock.blocks << ondisk.BLOCK_BITS != image_size or image_size > ondisk.IMAGE_BYTES_MAX:
         raise refuse("image_size", f"{image_size} is not what the superblock says")
-    if image_size < len(metadata):
+    if image_size < len(tables.metadata):
         raise refuse("image_size", f"{image_size} is less than the metadata")
+    if superblock.inodes != tables.inode_count:
+        raise refuse("inode_count", f"{tables.inode_count} is not what the superblock says")
 
 
 def _check_counts(tables: IndexTables) -> None:
@@ -130,15 +132,14 @@ def _check_pieces(tables: IndexTables) -> None:
     if addresses[0] < len(tables.metadata) or addresses[-1] + lengths[-1] > tables.image_size:
         raise refuse("piece_address", "a piece lies outside the data of the image")
     ends = list(map(add, inner, lengths))
-    first = set(tables.member_piece)
-    for number, overlaps in enumerate(map(gt, ends, islice(inner, 1, None)), 1):
-        if overlaps and number not in first:
-            raise refuse("piece_inner", f"piece {number} overlaps the one before it")
+    overlapping = compress(count(1), map(gt, ends, islice(inner, 1, None)))
+    if not set(tables.member_piece).issuperset(overlapping):  # each member begins anew
+        raise refuse("piece_inner", "pieces of a member overlap or do not ascend")
     if max(ends) > MAX_LENGTH:
         raise refuse("piece_inner", "a member is larger than 4 GiB")
-    for raw, after in zip(tables.member_raw, islice(tables.member_piece, 1, None), strict=True):
-        if 0 < raw < ends[after - 1]:
-            raise refuse("member_raw", f"{raw} bytes do not hold pieces up to {ends[after - 1]}")
+    needed = [ends[after - 1] for after in islice(tables.member_piece, 1, None)]
+    if any(map(lt, [raw or MAX_LENGTH for raw in tables.member_raw], needed)):
+        raise refuse("member_raw", "a member is shorter than what its pieces need of it")
 
 
 def _check_prefetch(tables: IndexTables) -> None:
