@@ -58,6 +58,17 @@ class FakeLoader:
         """Return how often *method* was called."""
         return sum(1 for name, _ in self.calls if name == method)
 
+    def watch_resolve(self, layer_digest: Digest) -> threading.Event:
+        """Return an event that is set when `resolve` is called for *layer_digest*."""
+        seen = threading.Event()
+
+        def hook(request: object) -> None:
+            if isinstance(request, remote.ResolveRequest) and request.layer_digest == layer_digest:
+                seen.set()
+
+        self.before["resolve"] = hook
+        return seen
+
     def _enter(self, method: str, argument: object) -> None:
         with self._lock:
             self.calls.append((method, argument))

@@ -21,7 +21,7 @@ _WARN_AT_ATTEMPT = 5
 class _Task:
     __slots__ = ("action", "attempts", "due_s", "key")
 
-    def __init__(self, key: Hashable, action: Callable[[], None], due_s: float) -> None:
+    def __init__(self, key: Hashable, action: Callable[[], object], due_s: float) -> None:
         self.key = key
         self.action = action
         self.due_s = due_s
@@ -55,7 +55,7 @@ class Janitor:
             self._changed.notify_all()
         self._thread.join()
 
-    def submit(self, key: Hashable, action: Callable[[], None], delay_s: float = 0.0) -> None:
+    def submit(self, key: Hashable, action: Callable[[], object], delay_s: float = 0.0) -> None:
         """Run *action* after *delay_s*, in place of what waits under *key*."""
         with self._changed:
             self._push(_Task(key, action, self._clock() + delay_s))

@@ -9,13 +9,16 @@ from __future__ import annotations
 import enum
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from apparate.errors import ApparateError, InvalidArgument
 from apparate.oci.digest import Digest
 from apparate.oci.names import INDEX, TOC_DIGEST, ZSTD_CHUNKED_CHECKSUM
+from apparate.snapshot.flights import KeyedLocks
 from apparate.snapshot.labels import LayerLabels, annotations_of, layer_of, promises_lazy
 from apparate.snapshot.remote import Loader, ManifestLayer, Resolved, ResolveRequest
 from apparate.telemetry.logging import get_logger
@@ -69,6 +72,8 @@ class LayerResolver:
         self._clock = clock
         self._lock = threading.Lock()
         self._flights: dict[_FlightKey, _Flight] = {}
+        self._claims: Counter[Digest] = Counter()
+        self._layer_locks = KeyedLocks()
         self._manifests: dict[Digest, _Manifest] = {}
         self._resolve_pool = ThreadPoolExecutor(threads, thread_name_prefix="snapshot-resolve")
         # A pool of its own: the first layer waits for the manifest, so the manifest must never wait for a layer.
@@ -80,22 +85,45 @@ class LayerResolver:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def wanted(self) -> set[Digest]:
-        """Return layers that were resolved for a pull under way and have no snapshot yet."""
+        """Return layers that a pull under way needs and that may have no snapshot yet."""
         with self._lock:
             self._expire()
-            return {digest for digest, _ in self._flights}
+            return {digest for digest, _ in self._flights} | set(self._claims)
 
-    def decide(self, labels: Mapping[str, str], *, parent_is_lazy: bool) -> Decision:
-        """Return what to do with the layer that *labels* name; waits for the registry as long as the loader does."""
+    @contextmanager
+    def dropping(self, layer: Digest) -> Iterator[bool]:
+        """Yield whether no pull wants *layer*; while the block lasts none gets it resolved, only afterwards and anew."""
+        with self._layer_locks.hold(layer):
+            yield layer not in self.wanted()
+
+    @contextmanager
+    def deciding(self, labels: Mapping[str, str], *, parent_is_lazy: bool) -> Iterator[Decision]:
+        """Yield what to do with the layer that *labels* name, which stays wanted until the block ends.
+
+        Waits for the registry as long as the loader does.
+        """
         try:
             layer = layer_of(labels)
         except InvalidArgument as error:
-            return Decision(Verdict.ORDINARY, None, f"the labels of the layer cannot be read: {error}")
+            yield Decision(Verdict.ORDINARY, None, f"the labels of the layer cannot be read: {error}")
+            return
         if layer is None:
-            return Decision(
+            yield Decision(
                 Verdict.ORDINARY, None, "containerd did not name the image; set disable_snapshot_annotations = false"
             )
-        annotations = annotations_of(labels)
+            return
+        digest = layer.layer_digest
+        with self._lock:
+            self._claims[digest] += 1
+        try:
+            yield self._decide(layer, annotations_of(labels), parent_is_lazy=parent_is_lazy)
+        finally:
+            with self._lock:
+                self._claims[digest] -= 1
+                if not self._claims[digest]:
+                    del self._claims[digest]
+
+    def _decide(self, layer: LayerLabels, annotations: Mapping[str, str], *, parent_is_lazy: bool) -> Decision:
         if promises_lazy(annotations):
             own = self._fly(layer.reference, layer.layer_digest, annotations)
             self._look_ahead(layer)
@@ -196,9 +224,13 @@ class LayerResolver:
             flight = self._flights.get(key)
             if flight is None:
                 request = ResolveRequest(reference, digest, dict(annotations))
-                flight = _Flight(self._resolve_pool.submit(self._loader.resolve, request), self._clock())
+                flight = _Flight(self._resolve_pool.submit(self._resolve, request), self._clock())
                 self._flights[key] = flight
             return flight.future
+
+    def _resolve(self, request: ResolveRequest) -> Resolved:
+        with self._layer_locks.hold(request.layer_digest):
+            return self._loader.resolve(request)
 
     def _landed(self, digest: Digest, annotations: Mapping[str, str]) -> None:
         with self._lock:

@@ -218,26 +218,30 @@ class Snapshotter:
             raise AlreadyExists(f"layer {target} is here already")
         self._check_new(key, parent)
         started_s = time.monotonic()
-        decision = self._decide(parent, labels)
-        if decision.verdict is Verdict.LAZY and decision.layer is not None:
+        with self._deciding(parent, labels) as decision:
+            if decision.verdict is not Verdict.LAZY or decision.layer is None:
+                return self._refused(key, parent, labels, target, decision)
             self._commit_lazy(key, parent, labels, decision.layer.layer_digest)
-            PREPARES.labels("remote").inc()
-            log.info(
-                REMOTE_PREPARED,
-                key=key,
-                ref=decision.layer.reference,
-                layer=str(decision.layer.layer_digest),
-                chain_id=target,
-                duration_s=round(time.monotonic() - started_s, 3),
-            )
-            raise AlreadyExists(f"layer {target} is loaded on demand")
-        return self._refused(key, parent, labels, target, decision)
+        PREPARES.labels("remote").inc()
+        log.info(
+            REMOTE_PREPARED,
+            key=key,
+            ref=decision.layer.reference,
+            layer=str(decision.layer.layer_digest),
+            chain_id=target,
+            duration_s=round(time.monotonic() - started_s, 3),
+        )
+        raise AlreadyExists(f"layer {target} is loaded on demand")
 
-    def _decide(self, parent: str, labels: Mapping[str, str]) -> Decision:
+    @contextmanager
+    def _deciding(self, parent: str, labels: Mapping[str, str]) -> Iterator[Decision]:
         if self._mode() == "ordinary":
-            return Decision(Verdict.ORDINARY, None, "this node is in the mode 'ordinary'")
+            yield Decision(Verdict.ORDINARY, None, "this node is in the mode 'ordinary'")
+            return
         below = self._store.find(parent) if parent else None
-        return self._resolver.decide(labels, parent_is_lazy=below is not None and below.origin is Origin.LAZY)
+        parent_is_lazy = below is not None and below.origin is Origin.LAZY
+        with self._resolver.deciding(labels, parent_is_lazy=parent_is_lazy) as decision:
+            yield decision
 
     def _mode(self) -> str:
         path = self._settings.mode_file
@@ -367,11 +371,10 @@ class Snapshotter:
         self._janitor.submit(("drop", layer), lambda: self._drop_layer(layer))
 
     def _drop_layer(self, layer: Digest) -> None:
-        if layer in self._store.layers() or layer in self._resolver.wanted():
-            return
-        if self._layer_mounts.release(layer):
-            self._loader.forget(layer)
-            log.info("layer removed", layer=str(layer))
+        with self._resolver.dropping(layer) as is_free:
+            if is_free and layer not in self._store.layers() and self._layer_mounts.release(layer):
+                self._loader.forget(layer)
+                log.info("layer removed", layer=str(layer))
 
     def _layer_usage(self, record: Record) -> Usage:
         """Return the disk usage of a lazy layer; snapshots that share one are charged once, the oldest of them."""
