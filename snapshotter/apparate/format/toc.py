@@ -2,6 +2,9 @@
 
 Values only. Who reads a TOC (`estargz.reader`, `zstd_chunked.reader`) promises the invariants stated here, so that
 whoever uses one (`tree`, `index`, `erofs`) need not check them again; what is promised by `tree` alone is said there.
+
+Chunk, Entry and Member are values and nobody changes one. They are not frozen dataclasses only because a layer has hundreds
+of thousands of them and making a frozen one takes three times as long (3.7 us against 1.0 us for an Entry).
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class EntryType(enum.Enum):
     FIFO = "fifo"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
     """The file bytes [offset, offset + length), found *inner_offset* bytes into the inflated member number *member*."""
 
@@ -54,7 +57,7 @@ class Chunk:
     inner_offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """One entry of the tar, attributes as written there.
 
@@ -82,7 +85,7 @@ class Entry:
     chunks: tuple[Chunk, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Member:
     """A part of the blob that inflates by itself: `length` compressed bytes at blob `offset`.
 

@@ -10,6 +10,7 @@ import calendar
 import json
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from apparate.errors import FormatError, Unsupported
@@ -23,10 +24,16 @@ MAX_INT: Final = (1 << 63) - 1
 _TYPES: Final = {kind.value: kind for kind in EntryType}
 _PERMISSIONS: Final = 0o7777
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+_COMMA: Final = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _DIGEST_PREFIX: Final = "sha256:"
 _DIGEST_CHARS: Final = len(_DIGEST_PREFIX) + 2 * DIGEST_BYTES
 _TIME: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:[.,](\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))")
+_USUAL_TIME_CHARS: Final = len("2020-01-02T03:04:05Z")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NANO: Final = 1_000_000_000
+
+#: Keys that only containers/storage writes.
+_ODD: Final = frozenset({"chunkType", "endOffset"})
 
 _Row = dict[str, Any]
 
@@ -62,9 +69,10 @@ def _rows(text: str, fmt: str) -> Iterator[_Row]:
             while not text.startswith("]", at):
                 row, at = decode(text, at)
                 yield row
-                at = _skip(text, at)
-                if not text.startswith("]", at):
-                    at = _expect(text, at, ",")
+                comma = _COMMA.match(text, at)
+                at = comma.end() if comma else _skip(text, at)
+                if comma is None and not text.startswith("]", at):
+                    raise ValueError(f"',' or ']' expected at character {at}")
             at += 1
         else:
             value, at = decode(text, at)
@@ -142,6 +150,13 @@ class _Reader:
 
     def _chunks(self, file: _Row, size: int) -> tuple[Chunk, ...]:
         rows = self._chunk_rows
+        if (
+            len(rows) == 1
+            and not file.get("chunkOffset")
+            and file.get("chunkSize", size) == size
+            and not _ODD & file.keys()
+        ):
+            return (self._chunk(file, file, 0, size),)
         chunks: list[Chunk] = []
         at = 0
         for number, row in enumerate(rows):
@@ -172,8 +187,9 @@ class _Reader:
             raise Unsupported(
                 f"not lazily loadable: the {self._fmt} TOC has no chunk digests, its data cannot be verified"
             )
-        member_offset = self._int(row, "offset")
-        inner = self._int(row, "innerOffset")
+        member_offset, inner = row.get("offset", 0), row.get("innerOffset", 0)
+        if type(member_offset) is not int or type(inner) is not int or member_offset < 0 or inner < 0:
+            member_offset, inner = self._int(row, "offset"), self._int(row, "innerOffset")
         if self._offsets and member_offset == self._offsets[-1]:
             if inner < self._inner_end:
                 raise self._refuse("innerOffset", f"{inner} overlaps the chunk before, which ends at {self._inner_end}")
@@ -194,28 +210,35 @@ class _Reader:
         return Chunk(offset, length, self._digest(digest), len(self._offsets) - 1, inner)
 
     def _entry(self, row: _Row, size: int, chunks: tuple[Chunk, ...]) -> Entry:
-        kind = _TYPES.get(row.get("type", ""))
+        get = row.get
+        kind = _TYPES.get(get("type", ""))
         if kind is None:
-            raise self._refuse("type", f"{row.get('type')!r:.40} is unknown")
-        link = b""
+            raise self._refuse("type", f"{get('type')!r:.40} is unknown")
+        mode, uid, gid = get("mode", 0), get("uid", 0), get("gid", 0)
+        if not (
+            type(mode) is type(uid) is type(gid) is int and mode >= 0 and 0 <= uid <= MAX_INT and 0 <= gid <= MAX_INT
+        ):
+            mode, uid, gid = self._int(row, "mode"), self._int(row, "uid"), self._int(row, "gid")
+        link, major, minor = b"", 0, 0
         if kind is EntryType.SYMLINK:
             link = self._bytes(row, "linkName")
         elif kind is EntryType.HARDLINK:
             link = clean_path(self._bytes(row, "linkName"), self._fmt, "linkName")
-        is_device = kind is EntryType.CHAR or kind is EntryType.BLOCK
-        xattrs = row.get("xattrs")
+        elif kind is EntryType.CHAR or kind is EntryType.BLOCK:
+            major, minor = self._int(row, "devMajor"), self._int(row, "devMinor")
+        time, xattrs = get("modtime"), get("xattrs")
         return Entry(
             clean_path(self._bytes(row, "name"), self._fmt, "name"),
             kind,
-            self._int(row, "mode") & _PERMISSIONS,
-            self._int(row, "uid"),
-            self._int(row, "gid"),
+            mode & _PERMISSIONS,
+            uid,
+            gid,
             size,
-            self._time(row.get("modtime")),
+            self._time(time) if time else 0,
             link,
             self._xattrs(xattrs) if xattrs else NO_XATTRS,
-            self._int(row, "devMajor") if is_device else 0,
-            self._int(row, "devMinor") if is_device else 0,
+            major,
+            minor,
             chunks,
         )
 
@@ -231,7 +254,7 @@ class _Reader:
         value = row.get(key, "")
         if type(value) is not str:
             raise self._refuse(key, "is no string")
-        return self._encode(value, key)
+        return value.encode() if value.isascii() else self._encode(value, key)
 
     def _encode(self, text: str, key: str) -> bytes:
         try:
@@ -261,8 +284,6 @@ class _Reader:
         return decoded
 
     def _time(self, text: object) -> int:
-        if not text:
-            return 0
         if type(text) is not str:
             raise self._refuse("modtime", "is no string")
         known = self._times.get(text)
@@ -271,6 +292,13 @@ class _Reader:
         return known
 
     def _parse_time(self, text: str) -> int:
+        if len(text) == _USUAL_TIME_CHARS and text[10] == "T" and text[19] == "Z":
+            try:
+                since = datetime.fromisoformat(text) - _EPOCH
+            except ValueError:
+                pass  # such as second 60: the general way decides
+            else:
+                return (since.days * 86400 + since.seconds) * _NANO
         match = _TIME.fullmatch(text)
         if match is None:
             raise self._refuse("modtime", f"{text!r:.60} is no RFC 3339 time")
