@@ -120,9 +120,9 @@ class Containerd:
         return [line.split()[0] for line in lines if line.strip()]
 
     def import_image(self, archive: Path) -> None:
-        """Load an image archive without unpacking it, and wait until CRI knows it."""
-        flags = ["--no-unpack"] if self.release.version < (2, 0) else ["--local", "--no-unpack"]
-        self.ctr("images", "import", *flags, archive)
+        """Load and unpack an image archive, as a node is prepared without a registry; wait until CRI knows it."""
+        local = ["--local"] if self.release.version >= (2, 0) else []
+        self.ctr("images", "import", "--snapshotter", self.settings.default, *local, archive)
         wait_until(self.cri.images, "CRI knows the imported image")
 
     def pull_with_ctr(self, reference: str, snapshotter: str) -> None:

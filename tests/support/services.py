@@ -18,6 +18,7 @@ from tests.support.processes import Process, children_of, wait_until
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAME = "apparate"
 RESTART_TIMEOUT_S = 90.0  # the keeper gives a draining loader 75 s
+LOG_SHOWN = 200
 _LOUD = {"warning", "error", "critical"}
 
 
@@ -136,6 +137,8 @@ class Services:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # pytest shows it with the failure
+            print(*(json.dumps(record) for record in self.events()[-LOG_SHOWN:]), sep="\n")
         self.stop()
         if kind is None:
             unexpected = self.unexpected()
