@@ -45,14 +45,19 @@ def detect(settings: LoaderSettings, courier: Courier) -> Driver:
     Raises:
         Unsupported: the settings ask for one that does not work; the message says why.
     """
-    target = str(settings.layers_dir / _PROBE_TARGET)
+    directory = settings.layers_dir / _PROBE_TARGET
+    target = str(directory)
     source = str(settings.fuse_dir / _PROBE_TARGET)
 
     def attempt(driver: Driver) -> None:
         courier.mount(driver, source, target, _PROBE_READ_AHEAD_KB)
         courier.unmount(target, detach=False)
 
-    driver = _first(settings, attempt)
+    try:
+        driver = _first(settings, attempt)
+    finally:
+        if directory.exists():
+            directory.rmdir()
     _log.info(DRIVER_CHOSEN, driver=driver.value, forced=settings.driver != "auto")
     return driver
 
