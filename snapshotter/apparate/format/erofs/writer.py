@@ -15,7 +15,7 @@ import stat
 import struct
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate, chain
@@ -35,7 +35,8 @@ _UUID_OFFSET: Final = ondisk.SUPERBLOCK_OFFSET + 48
 _U32: Final = struct.Struct("<I")
 _COMPACT_MAX: Final = ondisk.COMPACT_ID_MAX
 _COMPACT_SIZE_MAX: Final = ondisk.COMPACT_SIZE_MAX
-_INO_MASK: Final = 0xFFFFFFFF
+#: i_ino: no kernel reads it (st_ino is the node number), and zeros are smaller on the wire.
+_NO_INO: Final = 0
 _TYPE_BITS: Final = 3
 _TYPE_MASK: Final = (1 << _TYPE_BITS) - 1
 #: Of a directory without directories in it.
@@ -92,6 +93,8 @@ class _Builder:
         #: Node -> node number and file type: nid << 3 | type.
         self._numbers: dict[Node, int] = {}
         self._directories = _directories(tree.root)
+        #: Whatever has a name, as often as it has one.
+        self._children = list(chain.from_iterable(directory.children for directory in self._directories))
         #: (inode offset, content) of symbolic links that do not fit behind their inode.
         self._outside: list[tuple[int, bytes]] = []
         self._epoch_ns = self._common_time()
@@ -113,21 +116,19 @@ class _Builder:
         self._write_superblock(image, xattr_block, image_size)
         return ErofsLayout(bytes(image), image_size, addresses)
 
-    def _all_children(self) -> Iterator[Node]:
-        return chain.from_iterable(directory.children for directory in self._directories)
-
     def _common_time(self) -> int:
-        times = Counter(map(attrgetter("mtime_ns"), self._all_children()))
+        times = Counter(map(attrgetter("mtime_ns"), self._children))
         times[self._tree.root.mtime_ns] += 1
         common, _ = times.most_common(1)[0]
         return max(0, int(common))
 
     def _all_xattrs(self) -> list[Mapping[bytes, bytes]]:
         """Return the attributes of every inode that has some, in the order of the tree."""
-        nodes = dict.fromkeys(node for node in self._all_children() if node.xattrs is not NO_XATTRS)
+        nodes = dict.fromkeys([node for node in self._children if node.xattrs is not NO_XATTRS])
         return [self._tree.root.xattrs, *(node.xattrs for node in nodes)]
 
     def _place_children(self, children: list[Node]) -> None:
+        """Place all but directories, which follow by themselves."""
         numbers, reg, directory = self._numbers, EntryType.REG, EntryType.DIR
         plain: list[Node] = []
         for node in children:
@@ -163,7 +164,7 @@ class _Builder:
             mtime_ns, uid, gid, size = node.mtime_ns, node.uid, node.gid, node.size
             if mtime_ns == epoch_ns and (uid | gid) <= _COMPACT_MAX and size <= _COMPACT_SIZE_MAX:
                 nid = position >> ondisk.SLOT_BITS
-                append(pack_compact(0, 0, form | node.mode, 1, size, 0, 0, nid & _INO_MASK, uid, gid, 0))
+                append(pack_compact(0, 0, form | node.mode, 1, size, 0, 0, _NO_INO, uid, gid, 0))
                 position += ondisk.COMPACT_BYTES
             else:
                 if position & _MASK == ondisk.BLOCK_BYTES - ondisk.COMPACT_BYTES:
@@ -171,7 +172,7 @@ class _Builder:
                     position += ondisk.COMPACT_BYTES
                 nid = position >> ondisk.SLOT_BITS
                 seconds, nsec = divmod(mtime_ns, _SECOND_NS)
-                append(pack_extended(1, 0, form | node.mode, 0, size, 0, nid & _INO_MASK, uid, gid, seconds, nsec, 1))
+                append(pack_extended(1, 0, form | node.mode, 0, size, 0, _NO_INO, uid, gid, seconds, nsec, 1))
                 position += ondisk.EXTENDED_BYTES
             numbers[node] = nid << _TYPE_BITS | file_type
         self._position = position
@@ -202,13 +203,15 @@ class _Builder:
         nid = position >> ondisk.SLOT_BITS
         self._numbers[node] = nid << _TYPE_BITS | file_type
         form = ondisk.LAYOUT_INLINE << ondisk.LAYOUT_SHIFT if inline else 0
-        icount, ino = count(body), nid & _INO_MASK
+        icount = count(body)
         if compact:
-            inode = ondisk.COMPACT_INODE.pack(form, icount, mode, nlink, size, 0, union, ino, uid, gid, 0)
+            inode = ondisk.COMPACT_INODE.pack(form, icount, mode, nlink, size, 0, union, _NO_INO, uid, gid, 0)
         else:
             seconds, nsec = divmod(mtime_ns, _SECOND_NS)
             form |= ondisk.FORMAT_EXTENDED
-            inode = ondisk.EXTENDED_INODE.pack(form, icount, mode, 0, size, union, ino, uid, gid, seconds, nsec, nlink)
+            inode = ondisk.EXTENDED_INODE.pack(
+                form, icount, mode, 0, size, union, _NO_INO, uid, gid, seconds, nsec, nlink
+            )
         self._parts.append(inode)
         self._position = position + length
         if body or inline:

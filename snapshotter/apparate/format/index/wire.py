@@ -1,6 +1,6 @@
 """The wire form of the index: what travels inside a layer. Small, little-endian, the same bytes on every machine.
 
-Columns of differences, each in the smallest width that holds its largest number, each compressed by itself. No length in
+Columns of differences, each in the smallest width that holds its largest number, each compressed by itself (zstd). No length in
 it is believed before the counts in the header have been held against the limits, and inflation never gives more than
 those counts say. See docs/formats/index.md.
 """
@@ -15,7 +15,7 @@ from itertools import accumulate, islice
 from operator import sub
 from typing import Final
 
-import deflate
+import zstandard
 from isal import isal_zlib
 
 from apparate.format.erofs import ondisk
@@ -29,7 +29,7 @@ from apparate.format.toc import DIGEST_BYTES, Compression
 #       12     4  inode_count           16  4  member_count         20  4  piece_count
 #       24     4  prefetch_count        28  4  number of sections   32  8  metadata_size
 #       40     8  image_size            48 32  toc_digest
-# then for each section (8 bytes): 0 1 codec (0 stored, 1 deflate)   1 1 width of a number   2 2 zero   4 4 stored length
+# then for each section (8 bytes): 0 1 codec (0 stored, 1 zstd)   1 1 width of a number   2 2 zero   4 4 stored length
 # then CRC-32 of all before it (4 bytes), then the sections back to back
 _HEADER: Final = struct.Struct("<8sHHIIIIIQQ32s")
 _SECTION: Final = struct.Struct("<BBHI")
@@ -39,9 +39,10 @@ VERSION: Final = 1
 _COMPRESSIONS: Final = {code: compression for compression, code in COMPRESSION_CODES.items()}
 
 _STORED: Final = 0
-_DEFLATE: Final = 1
-_DEFLATE_LEVEL: Final = 6
-_METADATA_LEVEL: Final = 6
+_ZSTD: Final = 1
+#: Measured on the metadata of 60,000 files of /usr (5.2 MB): libdeflate 6 896 KB in 41 ms, zstd 2 867 KB in 10 ms,
+#: zstd 6 795 KB in 45 ms, zstd 9 756 KB in 69 ms; 4 ms to inflate.
+_ZSTD_LEVEL: Final = 6
 _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 #: Sections in order, with the count they go by.
@@ -81,7 +82,7 @@ def pack(tables: IndexTables) -> bytes:
             width, raw = 1, bytes(getattr(tables, name))
         else:
             width, raw = _encode(columns[name])
-        codec, stored = _compress(raw, _METADATA_LEVEL if name == "metadata" else _DEFLATE_LEVEL)
+        codec, stored = _compress(raw)
         heads.append(_SECTION.pack(codec, width, 0, len(stored)))
         bodies.append(stored)
     header = _HEADER.pack(
@@ -176,10 +177,13 @@ def _read_sections(view: memoryview, counts: dict[str, int]) -> dict[str, array[
 def _inflate(name: str, codec: int, stored: memoryview, length: int) -> bytes | memoryview:
     if codec == _STORED:
         raw: bytes | memoryview = stored
-    elif codec == _DEFLATE:
+    elif codec == _ZSTD:
         try:
-            raw = memoryview(deflate.deflate_decompress(stored, length))
-        except (deflate.DeflateError, ValueError) as error:
+            # The frame's own word decides how much is allocated, so it must agree before it is inflated.
+            if zstandard.frame_content_size(stored) != length:
+                raise refuse(name, f"is not a frame of {length} bytes")
+            raw = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
+        except zstandard.ZstdError as error:
             raise refuse(name, f"does not inflate to {length} bytes") from error
     else:
         raise refuse(name, f"codec {codec} is unknown")
@@ -188,9 +192,9 @@ def _inflate(name: str, codec: int, stored: memoryview, length: int) -> bytes | 
     return raw
 
 
-def _compress(raw: bytes, level: int) -> tuple[int, bytes]:
-    packed = bytes(deflate.deflate_compress(raw, level)) if raw else raw
-    return (_DEFLATE, packed) if len(packed) < len(raw) else (_STORED, raw)
+def _compress(raw: bytes) -> tuple[int, bytes]:
+    packed = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(raw)
+    return (_ZSTD, packed) if len(packed) < len(raw) else (_STORED, raw)
 
 
 def _encode(numbers: Sequence[int]) -> tuple[int, bytes]:
