@@ -48,7 +48,9 @@ class Surroundings:
     crew: Crew
     background_crew: Crew
     wake: Callable[[], None]
-    """Something is to be synced; must not block."""
+    """Something is to be synced; does not block."""
+    hurry: Callable[[], None]
+    """As `wake`, and somebody waits for it."""
     closing: threading.Event = field(default_factory=threading.Event)
 
 
@@ -261,7 +263,10 @@ class LayerImage:
         if fetched_bytes:
             with self._lock:
                 self.fetched_bytes += fetched_bytes
-        self._around.wake()
+        if self.store.is_full:
+            self._around.hurry()
+        else:
+            self._around.wake()
         for run in runs:
             self._around.listener.filled(self, run.address, run.data)
 

@@ -89,6 +89,7 @@ class LayerManager:
             Crew("layer-prefetch", settings.prefetch_connections),
             Crew("layer-background", settings.background_connections),
             self._wake,
+            self._hurry,
         )
         budget = Budget(settings, self._hurry)
         self._upkeep = Upkeep(
@@ -117,6 +118,10 @@ class LayerManager:
     def listen(self, listener: LayerListener) -> None:
         """Tell *listener* what happens from now on, nobody else."""
         self._around.listener = listener
+
+    def sync(self) -> None:
+        """Do now what is otherwise done in the background: make durable what is present, note completion, make room."""
+        self._upkeep.round()
 
     def close(self) -> None:
         """Stop everything that runs, make durable what is present, close the files. Closing twice is success."""

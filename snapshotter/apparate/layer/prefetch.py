@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from apparate.errors import Unavailable
+from apparate.errors import ApparateError, Unavailable
 from apparate.layer.flights import BATCH_BYTES_MAX, Batch
 from apparate.layer.model import Priority
 from apparate.registry.deadline import Deadline
@@ -14,7 +14,6 @@ from apparate.registry.deadline import Deadline
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from apparate.errors import ApparateError
     from apparate.format.index import LayerIndex
     from apparate.layer.image import LayerImage
 
@@ -83,7 +82,8 @@ class MembersCampaign:
             return False
         try:
             image.fetcher.fetch(batch, self.priority, Deadline.after(_STEP_TIMEOUT_S))
-        except BaseException:
+        except ApparateError as error:
+            image.note_error(error)
             with self._lock:
                 self._left = sorted({*self._left, *(member for member in batch if member not in image.store)})
             raise
@@ -94,6 +94,7 @@ class MembersCampaign:
     def _require_stored(self, batch: Batch) -> None:
         """Fetching what cannot be kept, and nobody waits for, would go on for ever."""
         if any(member not in self._image.store for member in batch):
+            self.attempts = 0
             raise Unavailable("the disk has no room for the layer")
 
     def _claim(self) -> Batch | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from apparate.errors import IntegrityError, Unavailable
@@ -331,6 +332,7 @@ def disk_usage(directory: Path) -> Usage:
     blocks = inodes = 0
     with os.scandir(directory) as entries:
         for entry in entries:
-            blocks += entry.stat(follow_symlinks=False).st_blocks
-            inodes += 1
+            with suppress(FileNotFoundError):  # a file that was being replaced
+                blocks += entry.stat(follow_symlinks=False).st_blocks
+                inodes += 1
     return Usage(blocks * _STAT_BLOCK_BYTES, inodes + 1)

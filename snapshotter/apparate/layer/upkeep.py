@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from apparate.errors import ApparateError
@@ -16,6 +17,7 @@ from apparate.layer.budget import Budget, free_bytes
 from apparate.layer.eviction import Eviction
 from apparate.layer.model import Priority
 from apparate.layer.profile import PROFILE_NAME
+from apparate.layer.store import disk_usage
 from apparate.layer.whole import SPOOL_NAME
 from apparate.telemetry import metrics
 from apparate.telemetry.logging import get_logger
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from apparate.layer.disk import Disk
     from apparate.layer.image import LayerImage, Surroundings
 
-_STAT_BLOCK_BYTES: Final = 512
 _LOOK_ROUND_S: Final = 30.0
 """How often one looks although nothing has changed: for layers to complete in the background, for room lost to others."""
 _DETACH_AFTER_S: Final = 60.0
@@ -67,6 +68,7 @@ class Upkeep:
         self._changed = threading.Event()
         self._urgent = threading.Event()
         self._thread = threading.Thread(target=self._run, name="layer-upkeep", daemon=True)
+        self._one_round = threading.Lock()
         self._lock = threading.Lock()  # _announced
         self._announced: set[LayerImage] = set()
 
@@ -88,7 +90,7 @@ class Upkeep:
         """End the thread; the caller has set `closing`."""
         self.hurry()
         self._thread.join()
-        self.note_use(self._attached.images())
+        _attempt(self._note_use, self._attached.images())
 
     def _run(self) -> None:
         while not self._around.closing.is_set():
@@ -101,17 +103,17 @@ class Upkeep:
 
     def round(self) -> None:
         """Do everything once. An error in one task does not keep the others from being done."""
+        with self._one_round:
+            self._round()
+
+    def _round(self) -> None:
         images = self._attached.images()
-        tasks = (self._sync, self.note_use, self._make_room, self._complete_quiet, self._detach_idle, self._count)
-        for task in tasks:
-            try:
-                task(images)
-            except (ApparateError, OSError) as error:
-                log.warning("upkeep of layers failed", task=task.__name__.strip("_"), error=str(error))
+        for task in (self._sync, self._note_use, self._make_room, self._complete_quiet, self._detach_idle, self._count):
+            _attempt(task, images)
 
     # --- tasks ---
 
-    def _sync(self, images: Iterable[LayerImage]) -> None:
+    def _sync(self, images: Sequence[LayerImage]) -> None:
         for image in images:
             try:
                 image.store.sync()
@@ -140,7 +142,7 @@ class Upkeep:
         with self._lock:
             self._announced.discard(image)
 
-    def note_use(self, images: Iterable[LayerImage]) -> None:
+    def _note_use(self, images: Sequence[LayerImage]) -> None:
         """Write down what was fetched, when layers were used, and what was touched."""
         rows = []
         for image in images:
@@ -152,7 +154,7 @@ class Upkeep:
         if rows:
             self._catalogue.note_use(rows)
 
-    def _make_room(self, _images: Iterable[LayerImage]) -> None:
+    def _make_room(self, _images: Sequence[LayerImage]) -> None:
         self.measure()
         surplus = self._budget.to_free()
         if surplus:
@@ -163,10 +165,13 @@ class Upkeep:
     def measure(self) -> None:
         """Tell the budget what is really on the disk."""
         root = self._settings.root / "layers"
-        blocks = sum(file.stat().st_blocks for directory in root.iterdir() for file in directory.iterdir())
-        self._budget.measured(blocks * _STAT_BLOCK_BYTES, free_bytes(root))
+        used = 0
+        for directory in root.iterdir():
+            with suppress(FileNotFoundError):  # a layer that was being removed
+                used += disk_usage(directory).bytes
+        self._budget.measured(used, free_bytes(root))
 
-    def _complete_quiet(self, images: Iterable[LayerImage]) -> None:
+    def _complete_quiet(self, images: Sequence[LayerImage]) -> None:
         after_s = self._settings.background_after_s
         if not after_s:
             return
@@ -178,7 +183,7 @@ class Upkeep:
                 if self._budget.has_room(missing):
                     image.completion.start(Priority.BACKGROUND)
 
-    def _detach_idle(self, images: Iterable[LayerImage]) -> None:
+    def _detach_idle(self, images: Sequence[LayerImage]) -> None:
         pinned = self._catalogue.pinned()
         idle = sorted((image for image in images if image.digest not in pinned), key=lambda image: image.used_wall_s)
         for image in idle[: max(0, len(idle) - self._settings.open_layers)]:
@@ -186,7 +191,15 @@ class Upkeep:
                 self._attached.detach(image)
                 self.forget(image)
 
-    def _count(self, _images: Iterable[LayerImage]) -> None:
+    def _count(self, _images: Sequence[LayerImage]) -> None:
         states = Counter("complete" if info.complete else "lazy" for info in self._catalogue.all())
         for state in ("complete", "lazy"):
             metrics.LAYERS.labels(state).set(states[state])
+
+
+def _attempt(task: Callable[[Sequence[LayerImage]], None], images: Sequence[LayerImage]) -> None:
+    """Do *task*; an error in it must not keep the others from being done."""
+    try:
+        task(images)
+    except (ApparateError, OSError) as error:
+        log.warning("upkeep of layers failed", task=task.__name__.strip("_"), error=str(error))

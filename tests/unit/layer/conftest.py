@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
+from tests.support.layers import FakeRegistry
 
 from apparate.layer.manager import LayerManager
 from apparate.layer.settings import LayerSettings
 from apparate.registry.client import RegistryClient
-from tests.support.layers import FakeRegistry
 
 NO_CLIENT = cast("RegistryClient", None)  # every source comes from the FakeRegistry
 
@@ -49,3 +50,8 @@ def open_manager(registry: FakeRegistry) -> Iterator[ManagerFactory]:
 @pytest.fixture
 def manager(open_manager: ManagerFactory, settings: LayerSettings) -> LayerManager:
     return open_manager(settings)
+
+
+def replaced(settings: LayerSettings, **changes: object) -> LayerSettings:
+    """Return *settings* with *changes*."""
+    return dataclasses.replace(settings, **changes)  # type: ignore[arg-type] # fields by name

@@ -2,81 +2,193 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+from tests.support.layers import FakeBody, FakeRegistry, Refused
+from tests.unit.layer.conftest import ManagerFactory, replaced
+from tests.unit.layer.helpers import MEMBER, STEP, address_of, files_in, resolve, sample_layer, whole_image
 
-from apparate.errors import Unsupported
-from apparate.format.erofs.reader import ErofsReader
-from apparate.layer.image import LayerImage
+from apparate.errors import NotFound, RegistryError, Unavailable
 from apparate.layer.manager import LayerManager
-from apparate.layer.model import LayerRequest
-from tests.support.layers import BuiltLayer, FakeRegistry, build_layer, incompressible
-
-REFERENCE = "registry.test/team/app:v1"
-MEMBER = 16 * 1024
+from apparate.layer.settings import LayerSettings
+from apparate.registry.deadline import Deadline
 
 
-@pytest.fixture
-def layer() -> BuiltLayer:
-    files = {b"a-large": incompressible(10 * MEMBER + 77, 1)}
-    files |= {b"small-%02d" % number: incompressible(700 + number, number) for number in range(40)}
-    files |= {b"z-large": incompressible(20 * MEMBER, 2), b"empty": b""}
-    return build_layer(files, member_bytes=MEMBER)
-
-
-def resolve(manager: LayerManager, registry: FakeRegistry, layer: BuiltLayer) -> LayerImage:
-    digest = registry.add(layer)
-    manager.resolve(LayerRequest(REFERENCE, digest, layer.annotations))
-    return manager.attach(digest)
-
-
-def whole_image(image: LayerImage) -> bytes:
-    return b"".join(image.read(at, 128 * 1024) for at in range(0, image.image_size, 128 * 1024))
-
-
-def file_in(content: bytes, name: bytes) -> bytes:
-    reader = ErofsReader(content)
-    number = reader.lookup(reader.inode(reader.root_nid), name)
-    assert number is not None
-    inode = reader.inode(number)
-    return content[reader.address(inode) :][: inode.size] if inode.size else b""
-
-
-def test_resolving_a_layer_with_an_index_costs_one_request(
-    manager: LayerManager, registry: FakeRegistry, layer: BuiltLayer
-) -> None:
-    resolve(manager, registry, layer)
-    assert len(registry.requests) == 1
-
-
-def test_what_is_read_is_what_the_files_hold(manager: LayerManager, registry: FakeRegistry, layer: BuiltLayer) -> None:
+def test_what_is_read_is_what_the_files_hold(manager: LayerManager, registry: FakeRegistry) -> None:
+    layer = sample_layer()
     image = resolve(manager, registry, layer)
-    content = whole_image(image)
-    assert {name: file_in(content, name) for name in layer.files} == layer.files
+    assert files_in(whole_image(image)) == layer.files
 
 
-def test_no_byte_of_the_blob_is_fetched_twice(manager: LayerManager, registry: FakeRegistry, layer: BuiltLayer) -> None:
-    image = resolve(manager, registry, layer)
+def test_no_byte_of_the_blob_is_fetched_twice(manager: LayerManager, registry: FakeRegistry) -> None:
+    image = resolve(manager, registry, sample_layer())
     whole_image(image)
     whole_image(image)
     assert registry.fetched_twice() == 0
 
 
-def test_what_is_here_is_read_without_a_request(
-    manager: LayerManager, registry: FakeRegistry, layer: BuiltLayer
-) -> None:
-    image = resolve(manager, registry, layer)
-    address = image.index.metadata_size
-    assert image.read_cached(address, 4096) is None
-    data = image.read(address, 4096)
+def test_what_is_here_is_read_without_a_request(manager: LayerManager, registry: FakeRegistry) -> None:
+    image = resolve(manager, registry, sample_layer())
+    assert image.read_cached(image.metadata_size, 4096) is None
+    data = image.read(image.metadata_size, 4096)
     before = len(registry.requests)
-    assert image.read_cached(address, 4096) == data
+    assert image.read_cached(image.metadata_size, 4096) == data
     assert len(registry.requests) == before
 
 
-def test_a_layer_without_annotations_is_not_loaded_lazily(
-    manager: LayerManager, registry: FakeRegistry, layer: BuiltLayer
+def test_metadata_need_no_request(manager: LayerManager, registry: FakeRegistry) -> None:
+    image = resolve(manager, registry, sample_layer())
+    assert image.read_cached(0, image.metadata_size) == bytes(image.index.metadata())
+    assert registry.requests == []
+
+
+def test_a_read_past_the_end_is_cut(manager: LayerManager, registry: FakeRegistry) -> None:
+    image = resolve(manager, registry, sample_layer())
+    assert len(image.read(image.image_size - 100, 4096)) == 100
+    assert image.read(image.image_size + 5, 4096) == b""
+
+
+def test_readers_of_one_member_share_one_request(manager: LayerManager, registry: FakeRegistry) -> None:
+    image = resolve(manager, registry, sample_layer())
+    waiting = threading.Event()
+    go = threading.Event()
+
+    def hold(_offset: int, _length: int, _right: bytes) -> None:
+        waiting.set()
+        assert go.wait(10)
+
+    registry.fault = hold
+    address = address_of(image, b"a-large")
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(image.read, address, 4096)
+        assert waiting.wait(10)
+        rest = [pool.submit(image.read, address, 4096) for _ in range(7)]
+        go.set()
+        answers = {future.result() for future in (first, *rest)}
+    assert len(answers) == 1
+    assert len(registry.requests) == 1
+
+
+def test_readers_of_everything_at_once_get_everything_once(manager: LayerManager, registry: FakeRegistry) -> None:
+    layer = sample_layer(large=30)
+    image = resolve(manager, registry, layer)
+    with ThreadPoolExecutor(8) as pool:
+        contents = set(pool.map(lambda _: whole_image(image), range(8)))
+    assert len(contents) == 1
+    assert files_in(contents.pop()) == layer.files
+    assert registry.fetched_twice() == 0
+
+
+def test_a_small_gap_is_fetched_along_and_kept(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
 ) -> None:
-    digest = registry.add(layer)
-    with pytest.raises(Unsupported, match="not lazily loadable"):
-        manager.resolve(LayerRequest(REFERENCE, digest, {}))
-    assert manager.layers() == []
+    gap = 2 * MEMBER + 1024
+    image = resolve(
+        open_manager(replaced(settings, fetch_gap_min_bytes=gap, fetch_window_bytes=0)), registry, sample_layer()
+    )
+    address = address_of(image, b"a-large")
+    image.fetcher.obtain([0, 2], Deadline.after(10))
+    assert len(registry.requests) == 1
+    assert image.read_cached(address + MEMBER, MEMBER) is not None
+
+
+def test_a_member_that_is_here_is_not_fetched_as_a_gap(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
+) -> None:
+    image = resolve(
+        open_manager(replaced(settings, fetch_gap_min_bytes=10 * MEMBER, fetch_window_bytes=0)),
+        registry,
+        sample_layer(),
+    )
+    image.fetcher.obtain([1], Deadline.after(10))
+    image.fetcher.obtain([0, 2], Deadline.after(10))
+    assert len(registry.requests) == 3
+    assert registry.fetched_twice() == 0
+
+
+@pytest.mark.parametrize("spoil", ["flip", "truncate", "elsewhere", "longer", "html"])
+def test_bad_answers_never_become_data(manager: LayerManager, registry: FakeRegistry, spoil: str) -> None:
+    layer = sample_layer()
+    image = resolve(manager, registry, layer)
+    bad = iter(range(3))
+
+    def fault(offset: int, length: int, right: bytes) -> FakeBody | None:
+        if next(bad, None) is None:
+            return None
+        size = len(layer.blob)
+        return {
+            "flip": FakeBody(right[:100] + bytes([right[100] ^ 1]) + right[101:], offset, size),
+            "truncate": FakeBody(right[: length // 2], offset, size),
+            "elsewhere": FakeBody(layer.blob[offset + 1 :][:length], offset + 1, size),
+            "longer": FakeBody(right + b"more", offset, size),
+            "html": FakeBody((b"<html>" * length)[:length], offset, size),
+        }[spoil]
+
+    registry.fault = fault
+    assert files_in(whole_image(image)) == layer.files
+
+
+def test_the_good_members_of_a_bad_answer_are_kept(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
+) -> None:
+    image = resolve(open_manager(replaced(settings, fetch_gap_min_bytes=STEP)), registry, sample_layer())
+
+    def spoil_the_first(offset: int, _length: int, right: bytes) -> FakeBody:
+        registry.fault = None
+        return FakeBody(right[:50] + bytes([right[50] ^ 1]) + right[51:], offset, None)
+
+    registry.fault = spoil_the_first
+    whole_image(image)
+    first, second = image.index.member(0), image.index.member(1)
+    assert [offset for offset, _ in registry.requests].count(first.offset) == 2
+    assert registry.requests[0][1] > first.length
+    assert registry.requests[1] == (first.offset, first.length)
+    assert not any(offset == second.offset for offset, _ in registry.requests)
+
+
+def test_a_registry_that_is_away_means_a_pause(manager: LayerManager, registry: FakeRegistry) -> None:
+    image = resolve(manager, registry, sample_layer())
+    failures = iter(range(4))
+
+    def away(_offset: int, _length: int, _right: bytes) -> None:
+        if next(failures, None) is not None:
+            raise Refused("connection refused")
+
+    registry.fault = away
+    assert len(image.read(image.metadata_size, 4096)) == 4096
+
+
+def test_a_registry_that_stays_away_fails_the_read_in_time_and_not_for_ever(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
+) -> None:
+    image = resolve(open_manager(replaced(settings, read_deadline_s=0.3)), registry, sample_layer())
+
+    def away(_offset: int, _length: int, _right: bytes) -> None:
+        raise Unavailable("connection refused")
+
+    registry.fault = away
+    with pytest.raises(Unavailable, match="connection refused"):
+        image.read(image.metadata_size, 4096)
+    assert "connection refused" in image.last_error
+    registry.fault = None
+    assert len(image.read(image.metadata_size, 4096)) == 4096
+
+
+def test_a_refusal_is_not_remembered(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
+) -> None:
+    image = resolve(open_manager(replaced(settings, read_deadline_s=0.2)), registry, sample_layer())
+    refusals: list[Exception] = [NotFound("no such blob"), RegistryError("GET", "http://registry.test/", 403)]
+
+    def refuse(_offset: int, _length: int, _right: bytes) -> None:
+        raise refusals[0]
+
+    registry.fault = refuse
+    while refusals:
+        with pytest.raises(type(refusals[0])):
+            image.read(image.metadata_size, 4096)
+        refusals.pop(0)
+    registry.fault = None
+    assert len(image.read(image.metadata_size, 4096)) == 4096

@@ -1,0 +1,207 @@
+"""What is fetched before anyone asks for it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.support.layers import FakeRegistry, Refused
+from tests.support.processes import wait_until
+from tests.unit.layer.conftest import ManagerFactory, replaced
+from tests.unit.layer.helpers import MEMBER, STEP, address_of, files_in, resolve, sample_layer, whole_image
+
+from apparate.errors import Unavailable
+from apparate.format.prefetch import PrefetchRange
+from apparate.layer.ahead import ReadAhead
+from apparate.layer.image import LayerImage
+from apparate.layer.manager import LayerManager
+from apparate.layer.pace import Pace
+from apparate.layer.prefetch import rounds
+from apparate.layer.settings import LayerSettings
+from apparate.registry.deadline import Deadline
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+PROFILE = (
+    PrefetchRange(b"z-large", 4 * MEMBER, 2 * MEMBER),
+    PrefetchRange(b"small-07"),
+    PrefetchRange(b"a-large", 0, MEMBER),
+)
+
+
+class Recorder:
+    """Listens and remembers."""
+
+    def __init__(self) -> None:
+        self.content: dict[int, bytes] = {}
+        self.completions = 0
+        self.removals = 0
+
+    def filled(self, image: LayerImage, address: int, data: Buffer) -> None:
+        self.content[address] = bytes(memoryview(data))
+
+    def completed(self, image: LayerImage) -> None:
+        self.completions += 1
+
+    def removed(self, image: LayerImage) -> None:
+        self.removals += 1
+
+
+@pytest.fixture
+def listener(manager: LayerManager) -> Recorder:
+    recorder = Recorder()
+    manager.listen(recorder)
+    return recorder
+
+
+def test_the_profile_is_loaded_in_its_order(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
+) -> None:
+    manager = open_manager(replaced(settings, prefetch_round_bytes=1, prefetch_connections=1))
+    image = resolve(manager, registry, sample_layer(profile=PROFILE))
+    image.prefetch()
+    wait_until(lambda: len(registry.requests) >= 3 and not len(image.fetcher.flights), "prefetch")
+    wanted = [address_of(image, b"z-large") + 4 * MEMBER, address_of(image, b"small-07"), address_of(image, b"a-large")]
+    firsts = [image.index.member(image.index.members_in(address, 1)[0]).offset for address in wanted]
+    asked = [offset for offset, _ in registry.requests]
+    assert [offset for offset in asked if offset in firsts] == firsts
+    assert image.read_cached(wanted[0], 2 * MEMBER) is not None
+
+
+def test_a_round_is_fetched_in_blob_order(manager: LayerManager, registry: FakeRegistry) -> None:
+    image = resolve(manager, registry, sample_layer(profile=PROFILE))
+    once = list(rounds(image.index, image.index.prefetch, 1 << 30))
+    assert len(once) == 1
+    assert once[0] == sorted(once[0])
+    assert [member for one in rounds(image.index, image.index.prefetch, 1) for member in one] != once[0]
+
+
+def test_everything_that_arrives_is_announced(
+    manager: LayerManager, registry: FakeRegistry, listener: Recorder
+) -> None:
+    image = resolve(manager, registry, sample_layer())
+    content = whole_image(image)
+    pushed = bytearray(image.image_size)
+    pushed[: image.metadata_size] = image.index.metadata()
+    for address, data in listener.content.items():
+        pushed[address : address + len(data)] = data
+    assert bytes(pushed) == content
+    assert all(address % 4096 == 0 and len(data) % 4096 == 0 for address, data in listener.content.items())
+
+
+def test_what_is_here_of_the_profile_is_announced_again(
+    manager: LayerManager, registry: FakeRegistry, listener: Recorder
+) -> None:
+    image = resolve(manager, registry, sample_layer(profile=PROFILE))
+    whole_image(image)
+    listener.content.clear()
+    registry.requests.clear()
+    image.prefetch()
+    address = address_of(image, b"a-large")
+    wait_until(lambda: address in listener.content, "announcement of what is here")
+    assert registry.requests == []
+
+
+def test_a_prefetch_that_fails_is_tried_again(manager: LayerManager, registry: FakeRegistry) -> None:
+    image = resolve(manager, registry, sample_layer(profile=PROFILE))
+    failures = iter(range(2))
+
+    def away(_offset: int, _length: int, _right: bytes) -> None:
+        if next(failures, None) is not None:
+            raise Refused("connection refused")
+
+    registry.fault = away
+    image.prefetch()
+    address = address_of(image, b"a-large")
+    wait_until(lambda: image.read_cached(address, MEMBER) is not None, "prefetch")
+
+
+def test_a_reader_joins_what_prefetch_has_asked_for(manager: LayerManager, registry: FakeRegistry) -> None:
+    image = resolve(manager, registry, sample_layer(profile=(PrefetchRange(b"a-large"),)))
+    asked, go = threading.Event(), threading.Event()
+
+    def hold(_offset: int, _length: int, _right: bytes) -> None:
+        asked.set()
+        assert go.wait(10)
+
+    registry.fault = hold
+    image.prefetch()
+    assert asked.wait(10)
+    threading.Timer(0.05, go.set).start()
+    image.read(address_of(image, b"a-large"), MEMBER)
+    assert registry.fetched_twice() == 0
+
+
+def test_a_layer_is_completed_and_durable(manager: LayerManager, registry: FakeRegistry, listener: Recorder) -> None:
+    layer = sample_layer()
+    image = resolve(manager, registry, layer)
+    image.complete(Deadline.after(10))
+    assert image.is_complete
+    assert files_in(image.path.read_bytes()) == layer.files
+    assert registry.fetched_twice() == 0
+    wait_until(lambda: listener.completions == 1, "announcement")
+    assert manager.status(image.digest).percent == 100.0
+
+
+def test_completion_gives_up_at_its_deadline(manager: LayerManager, registry: FakeRegistry) -> None:
+    image = resolve(manager, registry, sample_layer())
+
+    def away(_offset: int, _length: int, _right: bytes) -> None:
+        raise Refused("connection refused")
+
+    registry.fault = away
+    with pytest.raises(Unavailable, match="connection refused"):
+        image.complete(Deadline.after(0.3))
+
+
+def test_a_quiet_mounted_layer_is_completed_in_the_background(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
+) -> None:
+    manager = open_manager(replaced(settings, background_after_s=0.001))
+    image = resolve(manager, registry, sample_layer())
+    manager.sync()
+    assert registry.requests == []
+    manager.pin(image.digest, "test")
+    manager.sync()
+    wait_until(lambda: image.store.is_full, "background completion")
+
+
+def test_a_sequential_reader_gets_the_rest_ahead(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
+) -> None:
+    manager = open_manager(replaced(settings, sequential_bytes=2 * STEP))
+    image = resolve(manager, registry, sample_layer(large=40))
+    for at in range(image.metadata_size, image.metadata_size + 6 * STEP, STEP):
+        image.read(at, STEP)
+    wait_until(lambda: image.store.is_full, "the rest")
+    assert registry.fetched_twice() == 0
+
+
+def test_a_random_reader_gets_nothing_ahead() -> None:
+    ahead = ReadAhead(sequential_bytes=4 << 20, ahead_bytes=16 << 20)
+    assert all(ahead.note(number * (5 << 20) % (97 << 20), 128 << 10) is None for number in range(300))
+
+
+def test_the_way_ahead_grows_with_the_way_behind_and_is_bounded() -> None:
+    ahead = ReadAhead(sequential_bytes=1 << 20, ahead_bytes=4 << 20)
+    spans = [span for at in range(0, 64 << 20, 128 << 10) if (span := ahead.note(at, 128 << 10))]
+    assert spans[0] == (1 << 20, 2 << 20)
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
+    assert max(end - start for start, end in spans) <= 4 << 20
+
+
+def test_window_and_gap_follow_latency_and_rate() -> None:
+    settings = LayerSettings()
+    pace = Pace(settings)
+    assert pace.window_bytes() == settings.fetch_gap_min_bytes
+    pace.observe(0.020, 1 << 20, (1 << 20) / 12.5e6)
+    assert pace.window_bytes() == pytest.approx(0.5 * 0.020 * 12.5e6, rel=0.01)
+    assert pace.gap_bytes(4) == pytest.approx(pace.window_bytes() / 4, rel=0.01)
+    pace.observe(0.020, 8 << 20, (8 << 20) / 125e6)
+    assert pace.window_bytes() == settings.fetch_window_bytes
+    assert pace.gap_bytes() == settings.fetch_gap_bytes
+    pace.observe(0.0001, 100, 0.00001)
+    assert pace.gap_bytes() == settings.fetch_gap_min_bytes
