@@ -14,7 +14,7 @@ from typing import Final
 
 from apparate.format.tar_header import build_header
 from apparate.format.toc import FORMAT_NAMES, Compression, Entry, EntryType, TableOfContents
-from apparate.format.tree import OPAQUE_XATTR, Node, build_tree, whiteout_target
+from apparate.format.tree import OPAQUE_MARKER, OPAQUE_XATTR, Node, build_tree, whiteout_target
 from apparate.format.writer import Piece, SourceEntry
 
 _FIRST: Final = (-1, 0)
@@ -75,14 +75,19 @@ class _Chooser:
         return [item for _, item in self._chosen]
 
     def _choose_whiteout(self, position: int, entry: Entry, hidden: bytes) -> None:
-        if self._last[entry.path] != position:
+        parent_path, _, base = entry.path.rpartition(b"/")
+        parent = self._nodes.get(parent_path)
+        if parent is None or parent.children is None:
             return
-        parent = entry.path.rpartition(b"/")[0]
-        node = self._nodes.get(parent + b"/" + hidden if parent else hidden) if hidden else None
+        if not hidden:  # a marker: the last one of its name, unless its directory has lost the mark again
+            if self._last[entry.path] == position and (base != OPAQUE_MARKER or OPAQUE_XATTR in parent.xattrs):
+                self._keep(position, (position, 0))
+            return
+        node = parent.children.get(hidden)
         if node is None or node.source == position:
             self._keep(position, (position, 0))
-        elif position < node.source or node.source < 0:
-            # A real entry of the same name follows: unpacking needs the whiteout before it.
+        elif not node.is_whiteout and self._last[entry.path] == position:
+            # A real entry of the same name: whoever unpacks the tar needs the whiteout before it.
             self._keep(position, (position, 0)).is_early = True
 
     def _choose_real(self, position: int, entry: Entry) -> None:

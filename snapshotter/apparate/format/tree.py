@@ -292,8 +292,6 @@ class _Builder:
             node = child
             if existing is None:
                 self._count(position, entry)
-            else:  # a whiteout of this name: nothing of a lower layer's directory may show through
-                child.xattrs = {OPAQUE_XATTR: b"y"}
         return node
 
     def _remove(self, parent: Node, name: bytes, path: bytes) -> None:
