@@ -100,6 +100,14 @@ def test_a_layer_too_large_for_an_index_is_not_loaded_lazily(monkeypatch: pytest
         build_tables(toc())
 
 
+@pytest.mark.parametrize("member", [Member(900, 1 << 32, 4000), Member(900, 800, 1 << 32)])
+def test_a_member_of_4_gib_is_not_loaded_lazily(member: Member) -> None:
+    source = toc()
+    source.members[1:] = [member, Member(1 << 40, 700)]
+    with pytest.raises(Unsupported, match="bytes in a member"):
+        build_tables(source)
+
+
 def test_a_tree_that_contradicts_the_pieces_is_refused() -> None:
     good = build_tables(toc())
     check_tree(LayerIndex(local.write_local(good)))

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+import tracemalloc
+from pathlib import Path
 
 import pytest
+from tests.support.erofs import sample, torture
 
 from apparate.errors import IntegrityError
+from apparate.format.erofs import writer as erofs_writer
 from apparate.format.erofs.reader import ErofsReader
 from apparate.format.index import LayerIndex, Piece, build_index, build_local, member_digest, unpack
 from apparate.format.prefetch import PrefetchRange
 from apparate.format.toc import PREFETCH_LANDMARK, Chunk, Compression, Entry, EntryType, Member, TableOfContents
+from apparate.format.tree import build_tree
+
+WIRE_SHA256 = "cf5d49d12dad3700ab3d3a457d8bb9eaacca71d6012ea1070e4c500e75957d9f"
+METADATA_SHA256 = "8d80fec7bf0ccce53137ffb225c949452881ce10f0a864dd6ea50b37922f3ad4"
 
 
 def sha(data: bytes) -> bytes:
@@ -115,3 +124,25 @@ def test_an_empty_layer_has_an_index() -> None:
     assert not index.members_in(0, 4096)
     assert index.prefetch == ()
     assert index.blob_end == 0
+
+
+def test_the_bytes_of_version_1_stay_as_they_are() -> None:
+    """What is written is part of the digest of converted layers: a change needs a new version and a changed docs page."""
+    assert sha(build_index(example(), toc_digest=sha(b"toc"))).hex() == WIRE_SHA256
+    assert sha(erofs_writer.build(build_tree(torture().toc)).metadata).hex() == METADATA_SHA256
+
+
+def test_an_index_costs_little_memory_beside_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    contents = {b"%d" % number: b"content" for number in range(1000)}
+    path.write_bytes(unpack(build_index(sample([Entry(name, EntryType.REG) for name in contents], contents).toc)))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        LayerIndex(mapped).close()
+        tracemalloc.start()
+        index = LayerIndex(mapped)
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        members = index.member_count
+        index.close()
+    assert members == 1000
+    assert kept < 8192

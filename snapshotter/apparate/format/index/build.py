@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import Final
 
 from apparate.errors import FormatError, Unsupported
@@ -64,7 +65,7 @@ def build_tables(
     layout = writer.build(tree)
     columns = _columns(tree, layout.addresses)
     ranges = _profile_ranges(tree, layout, profile) if profile else _landmark_ranges(toc, columns)
-    _require_limits(len(layout.metadata), columns, len(ranges))
+    _require_limits(toc, len(layout.metadata), columns, len(ranges))
     tables = IndexTables(
         compression=toc.compression,
         inode_count=tree.inode_count,
@@ -127,16 +128,18 @@ def _chunks(tree: Tree, addresses: list[int]) -> Iterator[tuple[int, Chunk]]:
             yield address, chunk
 
 
-def _require_limits(metadata_bytes: int, columns: _Columns, prefetch: int) -> None:
+def _require_limits(toc: TableOfContents, metadata_bytes: int, columns: _Columns, prefetch: int) -> None:
+    members = [toc.members[number] for number in columns.members]
+    longest = [max(member.length, member.raw_length) for member in members]
     for what, count, limit in (
         ("bytes of metadata", metadata_bytes, MAX_METADATA_BYTES),
-        ("members", len(columns.members), MAX_MEMBERS),
+        ("members", len(members), MAX_MEMBERS),
         ("chunks", len(columns.address), MAX_PIECES),
         ("prefetch ranges", prefetch, MAX_PREFETCH),
-        ("bytes in a chunk", max(columns.length, default=0), MAX_LENGTH),
+        ("bytes in a member", max(longest + list(map(add, columns.inner, columns.length)), default=0), MAX_LENGTH),
     ):
         if count > limit:
-            raise Unsupported(f"the layer has {count} {what}, the index holds at most {limit}")
+            raise Unsupported(f"the layer has {count} {what}, an index holds at most {limit}")
 
 
 def _profile_ranges(tree: Tree, layout: writer.ErofsLayout, profile: Sequence[PrefetchRange]) -> list[tuple[int, int]]:
