@@ -37,8 +37,17 @@ class Attempts:
         self._closing = closing
         self._backoff = tenacity.wait_random_exponential(multiplier=BACKOFF_BASE_S, max=BACKOFF_MAX_S)
 
-    def run(self, endpoints: Sequence[Endpoint], call: Callable[[Endpoint], T], deadline: Deadline) -> T:
+    def run(
+        self,
+        endpoints: Sequence[Endpoint],
+        call: Callable[[Endpoint], T],
+        deadline: Deadline,
+        *,
+        confirms: bool = True,
+    ) -> T:
         """Return the first result of *call* for one of *endpoints*.
+
+        A result shows that its endpoint works; without *confirms* the caller tells the breakers so, later.
 
         Temporary failures are tried again after a pause that is never shorter than a Retry-After; a pause that would
         pass *deadline* is not begun.
@@ -65,10 +74,16 @@ class Attempts:
             before_sleep=_note,
             reraise=True,
         )
-        result: T = retrying(self._one_pass, endpoints, call, deadline)
+        result: T = retrying(self._one_pass, endpoints, call, deadline, confirms)
         return result
 
-    def _one_pass(self, endpoints: Sequence[Endpoint], call: Callable[[Endpoint], T], deadline: Deadline) -> T:
+    def _one_pass(
+        self,
+        endpoints: Sequence[Endpoint],
+        call: Callable[[Endpoint], T],
+        deadline: Deadline,
+        confirms: bool,
+    ) -> T:
         final: dict[Endpoint, ApparateError] = {}
         temporary: ApparateError | None = None
         for endpoint in self._breakers.order(endpoints):
@@ -89,7 +104,8 @@ class Attempts:
                 if not (final and self._breakers.is_open(endpoint)):
                     temporary = error
             else:
-                self._breakers.answered(endpoint)
+                if confirms:
+                    self._breakers.answered(endpoint)
                 return result
         raise self._verdict(endpoints, final, temporary)
 

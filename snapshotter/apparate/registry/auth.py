@@ -99,7 +99,7 @@ class Negotiation:
             Unavailable: the token server gave no answer.
         """
         grant = self._known.grant
-        if grant is not None and grant.use_until <= time.monotonic():
+        if grant is not None and grant is not self._fresh and grant.use_until <= time.monotonic():
             grant = self._renewed(grant)
         self._sent = grant
         return grant.header if grant is not None else ""

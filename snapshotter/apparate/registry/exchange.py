@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -133,9 +134,13 @@ class Exchange:
         response = self._follow(endpoint, call, url, negotiation, deadline)
         for _ in range(ROUNDS_MAX):
             # Behind a redirect nobody got a credential of ours, so a new one would not help.
-            if response.status not in {401, 403} or response.url != url or not negotiation.refused(response):
+            if response.status not in {401, 403} or response.url != url:
                 break
-            response.close()
+            with contextlib.ExitStack() as undo:
+                undo.callback(response.close)
+                if not negotiation.refused(response):
+                    undo.pop_all()  # it stays open: its body says why
+                    break
             response = self._follow(endpoint, call, url, negotiation, deadline)
         return response
 

@@ -78,6 +78,7 @@ class _Source:
         self._digest = digest
         self._deadline = deadline
         self._endpoint: Endpoint | None = None
+        self._broken: set[Endpoint] = set()
         self._start = 0
         self._length = 0
         self._total = 0
@@ -92,6 +93,7 @@ class _Source:
         """See streams.Origin."""
         if self._endpoint is not None:
             self._reads.breakers.failed(self._endpoint, error)
+            self._broken.add(self._endpoint)
         offset, length = self._start + done, self._length - done
         try:
             piece = self._opened(range_header(offset, length), lambda response: ranged(response, offset, length))
@@ -101,6 +103,11 @@ class _Source:
             piece.chunks.close()
             raise Unavailable(f"blob {self._digest}: it had {self._total} bytes, now it has {piece.total}")
         return piece.chunks
+
+    def finished(self) -> None:
+        """See streams.Origin."""
+        if self._endpoint is not None:
+            self._reads.breakers.answered(self._endpoint)
 
     def distrust(self, reason: str) -> None:
         """See streams.Origin."""
@@ -128,7 +135,9 @@ class _Source:
             return piece
 
         endpoints = self._reads.hosts.endpoints(self._ref.registry, Capability.PULL)
-        return self._reads.attempts.run(endpoints, attempt, self._deadline)
+        # One that broke off may do so again at the same byte: others go first for the rest of this stream.
+        endpoints = tuple(sorted(endpoints, key=self._broken.__contains__))
+        return self._reads.attempts.run(endpoints, attempt, self._deadline, confirms=False)
 
 
 def _whole(response: Response) -> Piece:

@@ -32,6 +32,9 @@ class Origin(Protocol):
     def reopen(self, done: int, error: Unavailable) -> Chunks:
         """Return what follows the first *done* bytes, after *error* ended the last connection; raises as the first time."""
 
+    def finished(self) -> None:
+        """Note that the last byte came."""
+
     def distrust(self, reason: str) -> None:
         """Ask others first from now on."""
 
@@ -96,6 +99,8 @@ class Stream:
             self._resume(error)
         self._done += len(data)
         self._left -= len(data)
+        if not self._left:
+            self._origin.finished()
         return data
 
     def _resume(self, error: Unavailable) -> None:

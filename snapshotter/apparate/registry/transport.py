@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 POOL_MANAGERS_MAX = 32
 """Sets of connections, one per TLS configuration and proxy; the least recently used is dropped beyond this."""
+HOSTS_MAX = 64
+"""Hosts with idle connections, of each of these sets."""
 SEND_BLOCK_BYTES = 256 * 1024
 """How much of a body is sent in one step."""
 
@@ -181,9 +183,10 @@ class Transport:
     def close(self) -> None:
         """Close idle connections; those in use close when their responses do."""
         with self._lock:
-            for manager in self._managers.values():
-                manager.clear()
+            managers = list(self._managers.values())
             self._managers.clear()
+        for manager in managers:
+            _close_idle(manager)
 
     def _manager(self, tls: TlsConfig, proxy: str) -> urllib3.PoolManager:
         with self._lock:
@@ -194,8 +197,9 @@ class Transport:
         made = self._make_manager(tls, proxy)
         with self._lock:
             manager = self._managers.setdefault((tls, proxy), made)
-            if len(self._managers) > POOL_MANAGERS_MAX:
-                self._managers.popitem(last=False)[1].clear()
+            oldest = self._managers.popitem(last=False)[1] if len(self._managers) > POOL_MANAGERS_MAX else None
+        if oldest is not None:
+            _close_idle(oldest)
         return manager
 
     def _make_manager(self, tls: TlsConfig, proxy: str) -> urllib3.PoolManager:
@@ -208,7 +212,7 @@ class Transport:
             manager = urllib3.ProxyManager(
                 f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
                 proxy_headers=urllib3.make_headers(proxy_basic_auth=credentials),
-                num_pools=size,
+                num_pools=HOSTS_MAX,
                 maxsize=size,
                 blocksize=SEND_BLOCK_BYTES,
                 ssl_context=context,
@@ -216,7 +220,7 @@ class Transport:
             )
         else:
             manager = urllib3.PoolManager(
-                num_pools=size,
+                num_pools=HOSTS_MAX,
                 maxsize=size,
                 blocksize=SEND_BLOCK_BYTES,
                 ssl_context=context,
@@ -224,6 +228,15 @@ class Transport:
             )
         manager.pool_classes_by_scheme = {"http": BoundedPool, "https": BoundedTlsPool}
         return manager
+
+
+def _close_idle(manager: urllib3.PoolManager) -> None:
+    # clear() alone leaves the sockets to the garbage collector.
+    for key in manager.pools.keys():  # noqa: SIM118  # the container is no mapping: it cannot be iterated
+        pool = manager.pools.get(key)
+        if pool is not None:
+            pool.close()
+    manager.clear()
 
 
 class _UrllibBody:
