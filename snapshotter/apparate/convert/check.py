@@ -5,7 +5,7 @@
     TOC == index    the embedded index equals the one that is built from the TOC; every member inflates to the length it says
     tar == plan     what the tar holds is what was planned from the source's entries
 
-Reading the blob as an unpacker does gives the DiffID. The members are inflated by the function that nodes use.
+Reading the blob as an unpacker does gives the DiffID, of the very bytes that will be uploaded (their digest is checked). The members are inflated by the function that nodes use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from apparate.format.inflate import inflate_member
 from apparate.format.tar import EntryHeader, TarParser
 from apparate.format.toc import TOC_ENTRY_NAME, Compression
 from apparate.format.zstd_chunked import reader as zstd_chunked
-from apparate.oci.digest import Digest
+from apparate.oci.digest import Digest, Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -172,6 +172,7 @@ class _Walk:
         self._ahead = workers * BATCHES_AHEAD
         self._advance = advance
         self._hasher = hashlib.sha256()
+        self._blob = Verifier(written.descriptor.digest, "converted layer")
         self._parser = TarParser(payload=False)
         self._seen = 0
         #: Where in the tar each member begins, and the data of each entry.
@@ -190,8 +191,9 @@ class _Walk:
         for run in self._runs():
             self._gap(end, run[0].offset)
             jobs = (self._pool.submit(self._inflate, batch) for batch in _batches(run))
-            for batch in in_order(jobs, self._ahead):
-                for raw in batch:
+            for data, members in in_order(jobs, self._ahead):
+                self._blob.update(data)
+                for raw in members:
                     self._starts.append(self.raw_size)
                     self._take(raw)
             end = run[-1].offset + run[-1].length
@@ -199,6 +201,7 @@ class _Walk:
         self._gap(end, self._written.descriptor.size)
         self._advance(self._written.descriptor.size, self._written.descriptor.size)
         self._parser.finish()
+        self._blob.finish()
         if self._seen != len(self._toc.entries):
             raise FormatError(FORMAT, "TOC", f"has {len(self._toc.entries)} entries, the tar {self._seen}")
         self._check_places()
@@ -224,8 +227,8 @@ class _Walk:
         if run:
             yield run
 
-    def _inflate(self, batch: Sequence[_Segment]) -> list[bytes]:
-        """Inflate members and hold each chunk against its digest; in a thread of the pool."""
+    def _inflate(self, batch: Sequence[_Segment]) -> tuple[memoryview, list[bytes]]:
+        """Return the bytes of members and what they inflate to, each chunk held against its digest; in a thread of the pool."""
         first, last = batch[0], batch[-1]
         data = memoryview(read_exactly(self._written.fd, first.offset, last.offset + last.length - first.offset))
         inflated = []
@@ -238,7 +241,7 @@ class _Walk:
                 if actual != chunk.digest:
                     raise IntegrityError(f"chunk in member {segment.member}", chunk.digest.hex(), actual.hex())
             inflated.append(raw)
-        return inflated
+        return data, inflated
 
     def _raw(self, segment: _Segment, data: memoryview) -> bytes:
         if not segment.raw_length:
@@ -248,9 +251,13 @@ class _Walk:
     def _gap(self, start: int, end: int) -> None:
         """Take what lies between members: those that hold only headers, the embedded index, TOC and footer."""
         offsets = range(start, end, GAP_READ_BYTES)
-        pieces = (read_exactly(self._written.fd, at, min(GAP_READ_BYTES, end - at)) for at in offsets)
-        for raw in inflate(pieces) if start < end else ():
+        for raw in inflate(self._read(at, min(GAP_READ_BYTES, end - at)) for at in offsets):
             self._take(raw)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        data = read_exactly(self._written.fd, offset, length)
+        self._blob.update(data)
+        return data
 
     def _take(self, raw: bytes) -> None:
         """Take the next bytes of the tar."""
