@@ -47,7 +47,7 @@ READ_ALL = (
 )
 READ_DONE = "everything was read"
 
-_say = Console(stderr=True, highlight=False)
+_say = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,10 @@ class KillRun:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that the demo found out. Sizes in bytes; layers by digest."""
+    """All that the demo found out. Sizes in bytes, those of images compressed; layers by digest."""
 
     image_bytes: int
+    accelerated_bytes: int
     plain: Start
     lazy: Start
     layers: Sequence[str]
@@ -77,6 +78,7 @@ class Outcome:
     def to_json(self) -> dict[str, object]:
         return {
             "image_bytes": self.image_bytes,
+            "accelerated_image_bytes": self.accelerated_bytes,
             "plain_start_s": round(self.plain.start_s, 3),
             "plain_fetched_bytes": self.plain.fetched_bytes,
             "lazy_start_s": round(self.lazy.start_s, 3),
@@ -125,7 +127,7 @@ def _compare(folder: Path, wire: Link, source: str, target: str) -> Outcome:
         lazy_layers = ours.remote_layers()
         ours.containerd.remove_all()
         ours.assert_empty()
-    return Outcome(image.size, plain, lazy, image.digests, lazy_layers, killed)
+    return Outcome(stored(source).size, image.size, plain, lazy, image.digests, lazy_layers, killed)
 
 
 def _read_everything(running: Node, reference: str) -> Container:
