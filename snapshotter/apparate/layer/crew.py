@@ -88,22 +88,27 @@ class Crew:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        for thread in self._threads:
+            threads = list(self._threads)
+        for thread in threads:
             thread.join()
 
     def _work(self) -> None:
-        while True:
-            entry = self._next()
-            if entry is None:
-                return
-            error: ApparateError | None = None
-            more = False
-            try:
-                more = entry.campaign.step()
-            except ApparateError as failure:
-                error, more = failure, True
-            finally:
-                self._done(entry, error, more=more)
+        try:
+            while (entry := self._next()) is not None:
+                self._step(entry)
+        finally:  # should a bug end this thread, the next campaign gets another
+            with self._changed:
+                self._threads.remove(threading.current_thread())
+
+    def _step(self, entry: _Entry) -> None:
+        error: ApparateError | None = None
+        more = False
+        try:
+            more = entry.campaign.step()
+        except ApparateError as failure:
+            error, more = failure, True
+        finally:
+            self._done(entry, error, more=more)
 
     def _next(self) -> _Entry | None:
         """Wait for the most urgent campaign whose turn it is; None when closing."""

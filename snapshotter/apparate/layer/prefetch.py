@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -98,22 +99,25 @@ class MembersCampaign:
             raise Unavailable("the disk has no room for the layer")
 
     def _claim(self) -> Batch | None:
-        while True:
-            if not self._left:
-                following = next(self._lists, None)
-                if following is None:
-                    return None
-                self._left = list(following)
-                if self._present is not None:
-                    for member in self._left:
-                        if member in self._image.store:
-                            self._present(member)
+        while self._left or self._next_list():
             gap = self._image.fetcher.pace.gap_bytes(self._threads)
             batch = self._image.fetcher.flights.claim(self._left, gap, self._batch_bytes)
             last = max(batch, default=self._left[-1])
-            self._left = [member for member in self._left if member > last]
+            self._left = self._left[bisect_right(self._left, last) :]
             if batch:
                 return batch
+        return None
+
+    def _next_list(self) -> bool:
+        for members in self._lists:
+            self._left = list(members)
+            if self._present is not None:
+                for member in self._left:
+                    if member in self._image.store:
+                        self._present(member)
+            if self._left:
+                return True
+        return False
 
     def end(self, error: ApparateError | None) -> None:
         """Tell who started it."""
