@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from apparate.format.erofs import writer
 from apparate.format.toc import Entry, EntryType
 from apparate.format.tree import Tree, build_tree
 from apparate.loader import keeper, kernel
+from apparate.loader.handover import SESSION_HANDED_OVER
 from apparate.loader.process import LOADER_READY
 from apparate.loader.session import SESSION_NEW, SESSION_TAKEN_OVER
 
@@ -52,10 +55,26 @@ class StandIn:
         self.run_dir = folder / "run"
         image = folder / "image"
         erofs.write_image(image, made, self.tree, writer.build(self.tree))
-        loader = ["-m", "tests.support.stand_in_loader", self.run_dir, driver, image, latency_ms]
-        command = [sys.executable, "-m", keeper.__name__, self.run_dir / "keeper.sock", sys.executable, *loader]
+        loader: list[object] = [
+            sys.executable,
+            "-m",
+            "tests.support.stand_in_loader",
+            self.run_dir,
+            driver,
+            image,
+            latency_ms,
+        ]
+        self.loader_command = [str(word) for word in loader]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            keeper.__name__,
+            self.run_dir / "keeper.sock",
+            *self.loader_command,
+        ]
         paths = os.pathsep.join((str(REPOSITORY / "snapshotter"), str(REPOSITORY)))
-        self.keeper = Process("keeper", [str(word) for word in command], folder / "log", env={"PYTHONPATH": paths})
+        self.environment = {**os.environ, "PYTHONPATH": paths}
+        self.keeper = Process("keeper", command, folder / "log", env=self.environment)
 
     def start(self) -> None:
         self.keeper.start(lambda: self.count(LOADER_READY) > 0)
@@ -91,7 +110,18 @@ class StandIn:
     def __exit__(self, *_: object) -> None:
         self.keeper.stop()
         for point in reversed(mounts_below(self.run_dir)):
-            kernel.unmount(point)
+            wait_until(partial(_unmounted, point), f"{point} is unmounted")
+
+
+def _unmounted(point: str) -> bool:
+    """Unmount; False if the kernel is still letting go of a file of the mount above it."""
+    try:
+        kernel.unmount(point)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +205,27 @@ def _restart(stand_in: StandIn) -> None:
     before = stand_in.count(SESSION_TAKEN_OVER)
     stand_in.keeper.signal(signal.SIGHUP)
     wait_until(lambda: stand_in.count(SESSION_TAKEN_OVER) > before, "the session is taken over")
+
+
+@pytest.mark.parametrize("disturbed", ["erofs-file"], indirect=True)
+def test_a_new_keeper_takes_the_session_from_the_loader_that_the_old_one_left(disturbed: StandIn) -> None:
+    _while_reading(disturbed, _replace_keeper)
+    assert disturbed.count(SESSION_NEW) == 1
+    assert disturbed.count(SESSION_HANDED_OVER) == disturbed.count(SESSION_TAKEN_OVER) == KILLS
+
+
+def _replace_keeper(stand_in: StandIn) -> None:
+    before = stand_in.count(LOADER_READY)
+    stand_in.keeper.kill()
+    stand_in.keeper.start(lambda: stand_in.count(LOADER_READY) > before)
+
+
+def test_a_second_loader_is_refused_with_one_line(folder: Path, torture: erofs.Sample) -> None:
+    with StandIn(folder, torture, "erofs-file") as stand_in:
+        second = subprocess.run(stand_in.loader_command, env=stand_in.environment, capture_output=True, text=True)
+        assert second.returncode != 0
+        assert f"another loader runs on {stand_in.run_dir}" in second.stderr
+        assert erofs.problems(stand_in.point, torture, stand_in.tree) == []
 
 
 def test_a_loader_killed_while_it_starts_is_followed_by_one_that_serves(folder: Path, torture: erofs.Sample) -> None:

@@ -21,7 +21,8 @@ from apparate.errors import NotFound
 from apparate.layer.model import LayerId
 from apparate.loader.listener import LoaderListener
 from apparate.loader.mounts import LayerMounts
-from apparate.loader.process import LoaderProcess, take_run_dir
+from apparate.loader.process import LoaderProcess
+from apparate.loader.rundir import take_run_dir
 from apparate.loader.session import open_session
 from apparate.loader.settings import LoaderSettings
 from apparate.oci.digest import Digest
@@ -100,9 +101,8 @@ def main(run_dir: Path, driver: str, path: Path, latency_s: float) -> None:
     """Be the loader."""
     logging.configure("info", "json")
     settings = LoaderSettings(run_dir=run_dir, driver=driver)  # type: ignore[arg-type]  # checked by whoever runs this
-    inherited = systemd.inherited_fds()
-    lock = take_run_dir(settings)
-    session = open_session(settings, inherited)
+    held = take_run_dir(settings, systemd.inherited_fds())
+    session = open_session(settings, held.fds)
     listener = LoaderListener()
     image = FileImage(path, 7, latency_s, listener)
 
@@ -115,7 +115,7 @@ def main(run_dir: Path, driver: str, path: Path, latency_s: float) -> None:
         yield
 
     LoaderProcess(settings, path.parent, session, FileImages(image), listener).run(control)
-    os.close(lock)
+    held.close()
 
 
 if __name__ == "__main__":

@@ -7,18 +7,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from apparate.cli.settings import Settings, config_option, load_settings
-from apparate.grpcapi.loader import loader_handler
-from apparate.grpcapi.server import serving
-from apparate.loader import keeper, main
-from apparate.snapshot.remote import Loader
+from apparate.loader import keeper
+from apparate.loader.settings import LoaderSettings
 from apparate.telemetry import logging
-from apparate.telemetry.health import Health
-from apparate.telemetry.metrics import TelemetryServer, metrics_page
+
+if TYPE_CHECKING:
+    from apparate.snapshot.remote import Loader
 
 _KEEPER_SOCKET = "keeper.sock"
 
@@ -43,19 +42,34 @@ def command(config_path: Path | None, kept: bool | None) -> None:
     if kept:
         config = ["--config", str(config_path)] if config_path else []
         _become_keeper(settings, [sys.executable, "-m", "apparate", "loader", "--no-keeper", *config])
+    _serve(settings)
+
+
+def _serve(settings: Settings) -> NoReturn:
+    from apparate.loader import main  # the keeper needs none of this
+
     logging.configure(settings.log.level, settings.log.format)
+    main.run(settings.loader, settings.layers, settings.registry, lambda loader: _controlled(settings.loader, loader))
+    # A call that was cut off may still wait for a registry in its thread. The successor must not wait for that.
+    sys.stderr.flush()
+    os._exit(0)
 
-    @contextmanager
-    def control(loader: Loader) -> Iterator[None]:
-        own, health = settings.loader, Health()
-        pages = {"/metrics": metrics_page, "/livez": health.live_page, "/readyz": health.ready_page}
-        with (
-            closing(TelemetryServer(pages, own.telemetry_socket, own.telemetry_address)),
-            serving(own.socket, [loader_handler(loader)], own.call_threads),
-        ):
-            yield
 
-    main.run(settings.loader, settings.layers, settings.registry, control)
+@contextmanager
+def _controlled(settings: LoaderSettings, loader: Loader) -> Iterator[None]:
+    # Loaded here, while FUSE is served already: half of what there is to load at a start.
+    from apparate.grpcapi.loader import loader_handler
+    from apparate.grpcapi.server import serving
+    from apparate.telemetry.health import Health
+    from apparate.telemetry.metrics import TelemetryServer, metrics_page
+
+    health = Health()
+    pages = {"/metrics": metrics_page, "/livez": health.live_page, "/readyz": health.ready_page}
+    with (
+        closing(TelemetryServer(pages, settings.telemetry_socket, settings.telemetry_address)),
+        serving(settings.socket, [loader_handler(loader)], settings.call_threads),
+    ):
+        yield
 
 
 def _become_keeper(settings: Settings, loader: Sequence[str]) -> NoReturn:

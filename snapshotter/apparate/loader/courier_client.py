@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ class Courier:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._push: socket.socket | None = None
+        self._closed = False
 
     def start(self) -> None:
         """Start the process, if it does not run."""
@@ -40,6 +42,8 @@ class Courier:
             self._start()
 
     def _start(self) -> socket.socket:
+        if self._closed:
+            raise Unavailable("the loader is stopping")
         if self._control is not None:
             return self._control
         control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -54,7 +58,12 @@ class Courier:
         return control
 
     def close(self) -> None:
-        """Let the process end when it is free."""
+        """Let the process end when it is free. Calls under way fail: what they wait for may never come."""
+        self._closed = True
+        for end in (self._control, self._push):
+            if end is not None:
+                with suppress(OSError):  # the courier was faster
+                    end.shutdown(socket.SHUT_RDWR)
         with self._lock:
             self._drop()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 from apparate.layer.manager import LayerManager
 from apparate.loader.images import ManagedImages
 from apparate.loader.listener import LoaderListener
-from apparate.loader.process import LoaderProcess, take_run_dir
+from apparate.loader.process import LoaderProcess
+from apparate.loader.rundir import take_run_dir
 from apparate.loader.service import LoaderService
 from apparate.loader.session import open_session
 from apparate.registry.client import RegistryClient
@@ -33,10 +33,9 @@ def run(loader: LoaderSettings, layers: LayerSettings, registry: RegistrySetting
     Raises:
         ApparateError: it could not start, or its FUSE mount was taken away.
     """
-    inherited = systemd.inherited_fds()
     with ExitStack() as stack:
-        stack.callback(os.close, take_run_dir(loader))
-        session = open_session(loader, inherited)
+        run_dir = stack.enter_context(closing(take_run_dir(loader, systemd.inherited_fds())))
+        session = open_session(loader, run_dir.fds)
         client = stack.enter_context(closing(RegistryClient(registry)))
         listener = LoaderListener()
         manager = LayerManager(layers, client, listener)

@@ -6,8 +6,6 @@ chosen and the control socket opens. No network is needed for any of it, and no 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -15,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from apparate.errors import FailedPrecondition, Unavailable
 from apparate.loader.courier_client import Courier
 from apparate.loader.drivers import detect, probe_image
 from apparate.loader.erofs_mount import Driver
 from apparate.loader.filesystem import Filesystem
+from apparate.loader.handover import HandoverServer
 from apparate.loader.mounts import LayerMounts
 from apparate.loader.nudge import Nudger
 from apparate.loader.push import Pusher
@@ -39,31 +37,10 @@ _log = get_logger("loader.process")
 LOADER_READY = "loader ready"
 LOADER_STOPPING = "loader stopping"
 
-_LOCK_NAME: Final = "loader.lock"
 _COURIER_LOCK_NAME: Final = "courier.lock"
 
 Control = Callable[[LayerMounts], AbstractContextManager[object]]
 """Serves whoever controls the mounts as long as its context is entered."""
-
-
-def take_run_dir(settings: LoaderSettings) -> int:
-    """Return the held lock of the run directory.
-
-    Raises:
-        FailedPrecondition: another loader has it.
-        Unavailable: the directory cannot be used.
-    """
-    try:
-        settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(settings.run_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Unavailable(f"loader.run_dir {settings.run_dir}: {error.strerror}") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise FailedPrecondition(f"another loader runs on {settings.run_dir}; give this one another run_dir") from error
-    return fd
 
 
 class LoaderProcess:
@@ -91,32 +68,36 @@ class LoaderProcess:
         nudger = Nudger()
         filesystem = Filesystem(self._images, probe_image(), nudger, self._data_dir, self._settings)
         started = trio.Event()
+        token, stop = trio.lowlevel.current_trio_token(), trio.Event()
+        handover = HandoverServer(self._settings.run_dir, self._session.fd, lambda: token.run_sync_soon(stop.set))
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._obey_signals, nursery.cancel_scope)
+                nursery.start_soon(self._obey_signals, stop)
+                nursery.start_soon(self._stop_session, stop, nursery.cancel_scope)
                 nursery.start_soon(self._run_control, started, filesystem, control)
                 await self._session.serve(filesystem, self._settings.requests, started.set)
                 nursery.cancel_scope.cancel()
         finally:
+            handover.close()
             nudger.close()
 
-    async def _obey_signals(self, everything: trio.CancelScope) -> None:
-        """Stop on the first signal; leave unanswered requests to the successor when they take too long."""
+    @staticmethod
+    async def _obey_signals(stop: trio.Event) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
                 _log.info(LOADER_STOPPING, signal=signal.Signals(number).name)
-                systemd.notify("STOPPING=1")
-                self._session.stop()
-                if self._session.can_resend:
-                    await trio.sleep(self._settings.drain_s)
-                    everything.cancel()
+                stop.set()
 
-    async def _run_control(
-        self,
-        started: trio.Event,
-        filesystem: Filesystem,
-        control: Control,
-    ) -> None:
+    async def _stop_session(self, stop: trio.Event, everything: trio.CancelScope) -> None:
+        """Once asked to, read no more requests; leave those that take too long to the successor, if the kernel can."""
+        await stop.wait()
+        systemd.notify("STOPPING=1")
+        self._session.stop()
+        if self._session.can_resend:
+            await trio.sleep(self._settings.drain_s)
+            everything.cancel()
+
+    async def _run_control(self, started: trio.Event, filesystem: Filesystem, control: Control) -> None:
         await started.wait()
         with ExitStack() as stack:
             mounts = await trio.to_thread.run_sync(self._prepare_mounts, stack, filesystem)

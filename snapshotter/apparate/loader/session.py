@@ -131,13 +131,11 @@ def open_session(settings: LoaderSettings, inherited: Mapping[str, Sequence[int]
 
 def _new_session(settings: LoaderSettings, state_path: Path) -> FuseSession:
     state_path.unlink(missing_ok=True)
-    systemd.remove_fd(FD_NAME)
-    detach_all(str(settings.fuse_dir))
+    _detach_all(str(settings.fuse_dir))
     settings.fuse_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = handshake.open_device()
-    if not systemd.store_fd(FD_NAME, fd):
-        _log.warning("no descriptor store: running containers will see errors when this process ends")
-    barrier()
+    systemd.remove_fd(FD_NAME)
+    keep(fd)
     negotiated = handshake.mount(fd, str(settings.fuse_dir), settings.max_background)
     mounted = kernel.mount_at(str(settings.fuse_dir))
     if mounted is None:
@@ -149,6 +147,13 @@ def _new_session(settings: LoaderSettings, state_path: Path) -> FuseSession:
     partial.replace(state_path)
     _log.info(SESSION_NEW, mountpoint=str(settings.fuse_dir), device=state.device, minor=state.minor)
     return FuseSession(fd, state, taken_over=False)
+
+
+def keep(fd: int) -> None:
+    """Have *fd* outlive this process."""
+    if not systemd.store_fd(FD_NAME, fd):
+        _log.warning("no descriptor store: running containers will see errors when this process ends")
+    _wait_for_manager()
 
 
 def _read_state(path: Path) -> _State | None:
@@ -168,7 +173,7 @@ def _is_alive(fd: int) -> bool:
     return not any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0))
 
 
-def detach_all(target: str) -> None:
+def _detach_all(target: str) -> None:
     """Take away every mount at *target*, also dead and busy ones; whoever uses one keeps it."""
     while kernel.mount_at(target) is not None:
         try:
@@ -178,7 +183,7 @@ def detach_all(target: str) -> None:
                 raise Unavailable(f"unmounting {target}: {error.strerror}") from error
 
 
-def barrier() -> None:
+def _wait_for_manager() -> None:
     """Wait until the service manager has dealt with all that was sent to it (sd_notify_barrier(3))."""
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     with contextlib.ExitStack() as stack:
