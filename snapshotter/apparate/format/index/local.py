@@ -106,8 +106,8 @@ def _counts(members: int, pieces: int, prefetch: int) -> tuple[int, int, int, in
 class LayerIndex:
     """The index in *buffer*, the local form, used in place: keep the buffer (an mmap) open as long as this lives.
 
-    Opening proves every number (`IndexTables.check`) and the checksums. With *trusted* only the header is read: for a file
-    that this machine has already opened in full since it started.
+    Opening proves every number (`IndexTables.check`) and the checksums. With *trusted* only the header is read: for bytes that
+    `unpack` or `build_local` has just made, and for a file that has been opened in full since the machine started.
 
     Raises:
         FormatError: the version is another, the file is cut, or a field lies.
