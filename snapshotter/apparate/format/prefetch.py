@@ -21,6 +21,7 @@ MAX_RANGES: Final = 1_000_000
 _ESCAPE: Final = re.compile(rb"\\([0-3][0-7]{2})")
 _PLAIN: Final = frozenset(range(0x21, 0x7F)) - {ord("\\")}
 _COLUMNS: Final = (1, 3)
+_MAX_DIGITS: Final = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +70,11 @@ def _parse_line(number: int, words: list[bytes]) -> PrefetchRange:
         raise InvalidArgument(f"prefetch list: line {number} is not 'path' or 'path offset length'")
     if len(words) == 1:
         return PrefetchRange(path)
-    try:
-        offset, length = int(words[1]), int(words[2])
-    except ValueError as error:
-        raise InvalidArgument(f"prefetch list: line {number}: offset and length must be numbers") from error
-    if offset < 0 or length < -1:
-        raise InvalidArgument(f"prefetch list: line {number}: negative offset or length")
+    if not (words[1].isdigit() and words[2].removeprefix(b"-").isdigit()):
+        raise InvalidArgument(
+            f"prefetch list: line {number}: offset and length must be numbers, the offset not negative"
+        )
+    offset, length = int(words[1][:_MAX_DIGITS]), int(words[2][:_MAX_DIGITS])
+    if length < -1 or len(words[1]) > _MAX_DIGITS or len(words[2]) > _MAX_DIGITS:
+        raise InvalidArgument(f"prefetch list: line {number}: offset or length out of range")
     return PrefetchRange(path, offset, None if length < 0 else length)

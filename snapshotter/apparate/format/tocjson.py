@@ -134,8 +134,9 @@ class _Reader:
     def finish(self) -> TableOfContents:
         self._end_file()
         members: list[Member] = []
-        bounds = [*self._offsets[1:], self._data_end]
-        for offset, end, bound in zip(self._offsets, self._ends, bounds, strict=True):
+        bounds = [*self._offsets, self._data_end]
+        for number, (offset, end) in enumerate(zip(self._offsets, self._ends, strict=True)):
+            bound = bounds[number + 1]
             length = (min(end, bound) if end else bound) - offset
             if not 0 < length <= MAX_MEMBER_BYTES:
                 raise self._refuse("offset", f"a member of {length} bytes at {offset}, data ends at {self._data_end}")
@@ -211,9 +212,10 @@ class _Reader:
 
     def _entry(self, row: _Row, size: int, chunks: tuple[Chunk, ...]) -> Entry:
         get = row.get
-        kind = _TYPES.get(get("type", ""))
+        name = get("type")
+        kind = _TYPES.get(name) if type(name) is str else None
         if kind is None:
-            raise self._refuse("type", f"{get('type')!r:.40} is unknown")
+            raise self._refuse("type", f"{name!r:.40} is unknown")
         mode, uid, gid = get("mode", 0), get("uid", 0), get("gid", 0)
         if not (
             type(mode) is type(uid) is type(gid) is int and mode >= 0 and 0 <= uid <= MAX_INT and 0 <= gid <= MAX_INT

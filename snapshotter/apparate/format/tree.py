@@ -239,8 +239,8 @@ class _Builder:
             parent.children[name] = placeholder
             self._pending.append((placeholder, parent, name, position, entry))
             return
-        if target.type is EntryType.DIR:
-            raise _refuse(position, entry, "linkName", "a hard link to a directory")
+        if target.type is EntryType.DIR or target.is_whiteout:
+            raise _refuse(position, entry, "linkName", "a hard link to a directory or to a whiteout")
         self._apply_attributes(position, target, entry)
         target.nlink += 1
         parent.children[name] = target
@@ -256,8 +256,8 @@ class _Builder:
             target = self._find(link)
             if target is None:
                 raise _refuse(position, entry, "linkName", f"no entry {link[:256]!r} to link to")
-            if target.type is EntryType.DIR:
-                raise _refuse(position, entry, "linkName", "a hard link to a directory")
+            if target.type is EntryType.DIR or target.is_whiteout:
+                raise _refuse(position, entry, "linkName", "a hard link to a directory or to a whiteout")
             if target.type is not EntryType.HARDLINK:
                 return target
             link = target.link
