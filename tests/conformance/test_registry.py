@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from tests.support.distribution import Registry
+from tests.support.fake_registry import FakeRegistry
 
 from apparate.errors import IntegrityError, NotFound, RegistryError
 from apparate.oci import names
@@ -23,21 +25,31 @@ BLOB = os.urandom(100_000)
 DIGEST = Digest.of(BLOB)
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+class Peer(Protocol):
+    """What stores for us: the real registry or the fake."""
+
+    @property
+    def host(self) -> str: ...
+
+
+@pytest.fixture(scope="module", params=["docker-registry", "fake"])
+def registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    if request.param == "fake":
+        yield FakeRegistry()
+        return
     with Registry(tmp_path_factory.mktemp("registry")) as server:
         yield server
 
 
 @pytest.fixture
-def client() -> Iterator[RegistryClient]:
-    made = RegistryClient(RegistrySettings(hosts_dirs=()))
+def client(registry: Peer) -> Iterator[RegistryClient]:
+    made = registry.client() if isinstance(registry, FakeRegistry) else RegistryClient(RegistrySettings(hosts_dirs=()))
     yield made
     made.close()
 
 
 @pytest.fixture
-def ref(registry: Registry, client: RegistryClient) -> Reference:
+def ref(registry: Peer, client: RegistryClient) -> Reference:
     made = Reference.parse(f"{registry.host}/team/app:v1")
     if not client.blob_exists(made, DIGEST):
         client.upload_blob(made, DIGEST, len(BLOB), lambda: [BLOB[:7], BLOB[7:]])
@@ -130,13 +142,13 @@ def test_upload_of_another_size_is_never_completed(client: RegistryClient, ref: 
     assert not client.blob_exists(ref, Digest.of(pieces[0]))
 
 
-def test_blob_is_mounted_from_another_repository(client: RegistryClient, ref: Reference, registry: Registry) -> None:
+def test_blob_is_mounted_from_another_repository(client: RegistryClient, ref: Reference, registry: Peer) -> None:
     other = Reference.parse(f"{registry.host}/team/other")
     assert client.mount_blob(other, DIGEST, ref.repository)
     assert client.blob_exists(other, DIGEST)
 
 
-def test_mount_of_what_is_not_there_says_so(client: RegistryClient, ref: Reference, registry: Registry) -> None:
+def test_mount_of_what_is_not_there_says_so(client: RegistryClient, ref: Reference, registry: Peer) -> None:
     other = Reference.parse(f"{registry.host}/team/other")
     assert not client.mount_blob(other, Digest.of(b"nowhere"), ref.repository)
 
@@ -147,10 +159,12 @@ def test_deleted_manifest_is_gone(client: RegistryClient, ref: Reference) -> Non
     assert client.head_manifest(ref.with_digest(stored.digest), deadline=soon()) is None
 
 
-def test_data_of_an_earlier_run_is_served_after_a_restart(tmp_path: Path, client: RegistryClient) -> None:
+def test_data_of_an_earlier_run_is_served_after_a_restart(tmp_path: Path) -> None:
+    client = RegistryClient(RegistrySettings(hosts_dirs=()))
     server = Registry(tmp_path)
     with server:
         ref = Reference.parse(f"{server.host}/app")
         client.upload_blob(ref, DIGEST, len(BLOB), lambda: [BLOB])
     with server, client.blob(ref, DIGEST, deadline=soon()) as stream:
         assert stream.read() == BLOB
+    client.close()

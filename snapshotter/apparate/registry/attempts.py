@@ -35,7 +35,6 @@ class Attempts:
     def __init__(self, breakers: Breakers, closing: threading.Event) -> None:
         self._breakers = breakers
         self._closing = closing
-        self._backoff = tenacity.wait_random_exponential(multiplier=BACKOFF_BASE_S, max=BACKOFF_MAX_S)
 
     def run(
         self,
@@ -55,26 +54,22 @@ class Attempts:
         Raises:
             ApparateError: what the last endpoint said, if that is final; else the last temporary failure.
         """
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after_s if isinstance(error, Unavailable) else None
-            return self._backoff(state) + (asked or 0.0)
-
-        def stop(state: tenacity.RetryCallState) -> bool:
-            if self._closing.is_set() or state.upcoming_sleep >= deadline.remaining():
-                return True
-            return deadline.remaining() == math.inf and state.attempt_number >= PASSES_WITHOUT_DEADLINE
-
+        pacing = _Pacing(deadline, self._closing)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, ApparateError) and error.temporary),
-            wait=wait,
-            stop=stop,
+            wait=pacing.wait_s,
+            stop=pacing.is_over,
             sleep=self._pause,
-            before_sleep=_note,
+            before_sleep=pacing.note,
             reraise=True,
         )
-        result: T = retrying(self._one_pass, endpoints, call, deadline, confirms)
+        try:
+            result: T = retrying(self._one_pass, endpoints, call, deadline, confirms)
+        except Unavailable as error:
+            if not pacing.said or not deadline.expired:
+                raise
+            # The last attempt was cut short; the one before says what is wrong.
+            raise Unavailable(f"{pacing.said}; tried again until the deadline passed") from error
         return result
 
     def _one_pass(
@@ -138,6 +133,32 @@ class Attempts:
         self._closing.wait(seconds)
 
 
-def _note(state: tenacity.RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    _log.debug("registry is tried again", attempt=state.attempt_number, wait_s=state.upcoming_sleep, error=str(error))
+class _Pacing:
+    """When to try again, for one call."""
+
+    def __init__(self, deadline: Deadline, closing: threading.Event) -> None:
+        self._deadline = deadline
+        self._closing = closing
+        self._backoff = tenacity.wait_random_exponential(multiplier=BACKOFF_BASE_S, max=BACKOFF_MAX_S)
+        self.said = ""
+        """What the last attempt that was followed by another ended with."""
+
+    def wait_s(self, state: tenacity.RetryCallState) -> float:
+        error = _error(state)
+        asked = error.retry_after_s if isinstance(error, Unavailable) else None
+        return self._backoff(state) + (asked or 0.0)
+
+    def is_over(self, state: tenacity.RetryCallState) -> bool:
+        if self._closing.is_set() or state.upcoming_sleep >= self._deadline.remaining():
+            return True
+        return self._deadline.remaining() == math.inf and state.attempt_number >= PASSES_WITHOUT_DEADLINE
+
+    def note(self, state: tenacity.RetryCallState) -> None:
+        self.said = str(_error(state))
+        _log.debug(
+            "registry is tried again", attempt=state.attempt_number, wait_s=state.upcoming_sleep, error=self.said
+        )
+
+
+def _error(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None
