@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -27,6 +26,8 @@ _log = logging.get_logger("cli.snapshotter")
 SNAPSHOTTER_READY = "snapshotter ready"
 SNAPSHOTTER_STOPPED = "snapshotter stopped"
 
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+
 
 @click.command()
 @config_option
@@ -34,14 +35,16 @@ def command(config_path: Path | None) -> None:
     """Serve containerd's snapshots API on a unix socket, in the foreground, until SIGTERM."""
     settings = load_settings(config_path)
     logging.configure(settings.log.level, settings.log.format)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    serve(settings, stop)
+    # Blocked before any thread starts, so that the signals wait for `sigwait` wherever they are delivered.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        serve(settings, lambda: signal.sigwait(_STOP_SIGNALS))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 
-def serve(settings: Settings, stop: threading.Event) -> None:
-    """Serve until *stop* is set; listening comes before everything that may take time.
+def serve(settings: Settings, wait_for_stop: Callable[[], object]) -> None:
+    """Serve until *wait_for_stop* returns; listening comes before everything that may take time.
 
     Raises:
         FailedPrecondition: the root or a socket cannot be used.
@@ -53,12 +56,13 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     with (
         LoaderClient(str(own.loader_socket), deadlines) as loader,
         open_snapshotter(own, loader, _unpack) as snapshotter,
+        closing(loader),  # before the snapshotter: its threads may be waiting for a loader that is away
         closing(TelemetryServer(pages, own.telemetry_socket, own.telemetry_address)),
         serving(own.socket, [snapshots_handler(snapshotter)], own.call_threads),
     ):
         _log.info(SNAPSHOTTER_READY, socket=str(own.socket), loader=str(own.loader_socket))
         systemd.notify("READY=1")
-        stop.wait()
+        wait_for_stop()
         systemd.notify("STOPPING=1")
     _log.info(SNAPSHOTTER_STOPPED)
 

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
+from apparate.errors import Unavailable
 from apparate.grpcapi._gen import loader_pb2 as pb
 from apparate.grpcapi.loader import SERVICE
 from apparate.grpcapi.rpc import Stub, channel_to
@@ -124,7 +125,7 @@ class LoaderClient:
     def _unary(self, method: str, request: Message, timeout_s: float, *, is_patient: bool = True) -> Any:
         while True:
             try:
-                response = self._stub(method, request, timeout_s=timeout_s)
+                response = self._call(method, request, timeout_s)
             except grpc.RpcError as error:
                 if not is_patient or not self._wait_for_return(error):
                     raise error_of(error, self._peer) from error
@@ -132,10 +133,16 @@ class LoaderClient:
                 self._answered()
                 return response
 
+    def _call(self, method: str, request: Message, timeout_s: float | None) -> Any:
+        try:
+            return self._stub(method, request, timeout_s=timeout_s)
+        except ValueError as error:  # what grpc says of a channel that was closed
+            raise Unavailable(f"the connection to {self._peer} is closed") from error
+
     def _stream(self, method: str, request: Message) -> Iterator[Any]:
         received = False
         while True:
-            call = self._stub(method, request)
+            call = self._call(method, request, None)
             try:
                 with _Watchdog(call, self._deadlines.idle_s) as watchdog:
                     for message in call:

@@ -178,3 +178,22 @@ def test_an_unexpected_failure_is_internal_and_logged(
         client.usage(Digest.of(b""))
     captured = capsys.readouterr()
     assert "call failed unexpectedly" in captured.out + captured.err
+
+
+def test_closing_ends_a_call_that_waits_for_the_loader(tmp_path: Path) -> None:
+    client = LoaderClient(str(tmp_path / "nobody"), LoaderDeadlines(outage_s=3600))
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            client.usage(Digest.of(b""))
+        except Unavailable as error:
+            errors.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    client.close()
+    caller.join(10)
+    assert len(errors) == 1
+    with pytest.raises(Unavailable, match="closed"):
+        client.status()
