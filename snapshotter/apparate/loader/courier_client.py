@@ -54,6 +54,7 @@ class Courier:
             fds = (their_control.fileno(), their_push.fileno(), self._fuse_fd)
             command = [sys.executable, "-m", courier.__name__, *map(str, fds), str(self._lock_path)]
             self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+        threading.Thread(target=self._process.wait, name="courier-end", daemon=True).start()  # no zombie stays
         self._control, self._push = control, push
         return control
 
@@ -109,12 +110,9 @@ class Courier:
         if reply:
             answer: dict[str, object] = json.loads(reply)
             return answer
-        _log.warning("courier process is gone, another is started", status=self._reap())
+        _log.warning("courier process is gone, another is started", status=self._process and self._process.poll())
         self._drop()
         return None
-
-    def _reap(self) -> int | None:
-        return self._process.poll() if self._process else None
 
     def push(self, notification: list[bytes | memoryview]) -> bool:
         """Queue a finished FUSE notification; return whether there was room for it. Never waits."""

@@ -1,0 +1,97 @@
+"""The courier works in a process of its own, and its death is not the loader's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.processes import wait_until
+from tests.support.services import environment
+
+from apparate.errors import Unavailable
+from apparate.loader.courier_client import Courier
+from apparate.loader.erofs_mount import Driver
+
+BUFFER_BYTES = 64 * 1024
+
+
+@pytest.fixture
+def device() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Stands for /dev/fuse: what is written to the one comes out of the other."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def courier(
+    tmp_path: Path, device: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Courier]:
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+    made = Courier(device[1].fileno(), tmp_path / "lock", BUFFER_BYTES)
+    made.start()
+    yield made
+    made.close()
+
+
+def test_notifications_reach_the_device_as_they_are(
+    courier: Courier, device: tuple[socket.socket, socket.socket]
+) -> None:
+    assert courier.push([b"head", memoryview(b"body")])
+    device[0].settimeout(30)
+    assert device[0].recv(100) == b"headbody"
+
+
+def test_a_full_queue_drops_instead_of_waiting(courier: Courier) -> None:
+    # Nobody reads from the device, so courier and queue fill up.
+    for _ in range(10_000):
+        if not courier.push([bytes(8192)]):
+            return
+    pytest.fail("the queue never filled")
+
+
+def test_a_refused_mount_is_an_error_with_its_errno(courier: Courier, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(8192))
+    with pytest.raises(OSError) as raised:  # root gets another errno than others
+        courier.mount(Driver.EROFS_FILE, str(image), str(tmp_path / "mount"), 4)
+    assert raised.value.errno in {errno.EINVAL, errno.EPERM, errno.ENOTBLK, errno.ENODEV}
+
+
+def test_unmounting_what_is_not_mounted_is_no_error(courier: Courier, tmp_path: Path) -> None:
+    assert courier.unmount(str(tmp_path), detach=False) is False
+
+
+def test_a_killed_courier_is_replaced_on_the_next_call(courier: Courier, tmp_path: Path) -> None:
+    process = courier._process  # there is no other way to its number
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert courier.push([b"lost"]) is False
+    assert courier.unmount(str(tmp_path), detach=False) is False
+
+
+def test_a_closed_courier_ends_by_itself_and_takes_no_more(courier: Courier, tmp_path: Path) -> None:
+    process = courier._process  # there is no other way to its number
+    assert process is not None
+    courier.close()
+    wait_until(lambda: process.poll() is not None, "the courier has ended")
+    assert process.returncode == 0
+    assert courier.push([b"late"]) is False
+    with pytest.raises(Unavailable, match="stopping"):
+        courier.unmount(str(tmp_path), detach=False)
+
+
+def test_signals_to_the_group_do_not_end_it(courier: Courier, tmp_path: Path) -> None:
+    courier.unmount(str(tmp_path), detach=False)  # it has set up its signals by now
+    process = courier._process  # there is no other way to its number
+    assert process is not None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        process.send_signal(number)
+    assert courier.unmount(str(tmp_path), detach=False) is False
+    assert process.poll() is None

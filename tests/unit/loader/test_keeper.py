@@ -1,0 +1,135 @@
+"""The keeper starts what dies, hands over what it keeps, and gives up only where there is no point."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.processes import Process, children_of, wait_until
+from tests.support.services import environment
+
+from apparate.loader import keeper
+
+# Notes how it was started; asks once to have a pipe kept; then does what the file "orders" in its directory says.
+CHILD = textwrap.dedent("""
+    import os, pathlib, signal, sys
+    from apparate.telemetry import systemd
+    folder = pathlib.Path(sys.argv[1])
+    kept = systemd.inherited_fds()
+    orders = (folder / "orders").read_text() if (folder / "orders").exists() else ""
+    with (folder / "starts").open("a") as file:
+        file.write(f"{os.getpid()} {','.join(kept)}\\n")
+    if "refuse" in orders:
+        sys.exit(2)
+    if "pipe" not in kept:
+        reading, writing = os.pipe()
+        os.write(writing, b"kept")
+        systemd.store_fd("pipe", reading)
+        systemd.store_fd("other", writing)
+        systemd.remove_fd("other")
+        systemd.notify("BARRIER=1", fds=[writing])
+    else:
+        (folder / "read").write_bytes(os.read(kept["pipe"][0], 2))
+    systemd.notify("READY=1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    (folder / "ready").touch()
+    signal.pause()
+""")
+
+
+class Kept:
+    """A keeper with the child above."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "child.py").write_text(CHILD)
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            keeper.__name__,
+            folder / "sock",
+            sys.executable,
+            folder / "child.py",
+            folder,
+        ]
+        self.process = Process("keeper", command, folder / "log", env=environment())
+
+    def starts(self) -> list[list[str]]:
+        path = self.folder / "starts"
+        return [line.split(" ") for line in path.read_text().splitlines()] if path.exists() else []
+
+    def start(self) -> None:
+        self.process.start((self.folder / "ready").exists)
+
+    def wait_for_starts(self, count: int) -> list[list[str]]:
+        wait_until(lambda: len(self.starts()) >= count and (self.folder / "ready").exists(), f"{count} starts")
+        return self.starts()
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Kept]:
+    made = Kept(tmp_path)
+    try:
+        yield made
+    finally:
+        made.process.stop()
+
+
+def test_a_dead_child_is_followed_at_once_by_one_with_its_descriptors(kept: Kept) -> None:
+    kept.start()
+    (kept.folder / "ready").unlink()
+    os.kill(int(kept.starts()[0][0]), signal.SIGKILL)
+    starts = kept.wait_for_starts(2)
+    assert [names for _, names in starts] == ["", "pipe"]
+    assert (kept.folder / "read").read_bytes() == b"ke"
+
+
+def test_a_planned_restart_executes_the_keeper_anew_with_its_descriptors(kept: Kept) -> None:
+    kept.start()
+    pid = kept.process.pid
+    for count in (2, 3):
+        (kept.folder / "ready").unlink()
+        kept.process.signal(signal.SIGHUP)
+        assert kept.wait_for_starts(count)[-1][1] == "pipe"
+    assert kept.process.running
+    assert children_of(pid) == [int(kept.starts()[-1][0])]
+
+
+def test_a_child_that_refuses_to_start_is_not_started_again(kept: Kept) -> None:
+    (kept.folder / "orders").write_text("refuse")
+    with pytest.raises(AssertionError, match="ended with 2"):
+        kept.start()
+    assert len(kept.starts()) == 1
+
+
+def test_a_child_that_once_served_is_started_again_even_if_it_refuses_for_a_while(kept: Kept) -> None:
+    kept.start()
+    (kept.folder / "orders").write_text("refuse")
+    os.kill(int(kept.starts()[0][0]), signal.SIGKILL)
+    wait_until(lambda: len(kept.starts()) >= 3, "it is tried again")
+    (kept.folder / "ready").unlink()
+    (kept.folder / "orders").unlink()
+    wait_until((kept.folder / "ready").exists, "it serves again")
+    assert kept.starts()[-1][1] == "pipe"
+
+
+def test_stopping_stops_the_child_and_removes_the_socket(kept: Kept) -> None:
+    kept.start()
+    child = int(kept.starts()[0][0])
+    assert kept.process.stop() == 0
+    assert not (kept.folder / "sock").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def test_a_program_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    command: list[str | Path] = [sys.executable, "-m", keeper.__name__, tmp_path / "sock", tmp_path / "nothing"]
+    process = Process("keeper", command, tmp_path / "log", env=environment())
+    with pytest.raises(AssertionError, match="ended with 127"):
+        process.start(lambda: False)
+    assert process.log_tail().strip() == f"{tmp_path / 'nothing'}: No such file or directory"
