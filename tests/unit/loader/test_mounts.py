@@ -1,0 +1,201 @@
+"""Which mount is made, which is kept, which is made again. The courier and the mount table are stand-ins."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.unit.loader.fakes import MemoryImage
+
+from apparate.errors import FailedPrecondition, FormatError, Unavailable
+from apparate.loader import kernel
+from apparate.loader.erofs_mount import Driver
+from apparate.loader.mounts import LayerMounts, Mounted
+from apparate.loader.settings import LoaderSettings
+
+DATA = bytes(8192)
+SESSION = "0:39"
+
+
+@dataclass
+class NotingCourier:
+    """Keeps a mount table, and fails on request."""
+
+    table: dict[str, str] = field(default_factory=dict)
+    asked: list[tuple[str, str, int]] = field(default_factory=list)
+    refusals: dict[str, int] = field(default_factory=dict)  # by the beginning of the source, or "unmount"
+
+    def mount(self, driver: Driver, source: str, target: str, read_ahead_kb: int) -> str:
+        for prefix, number in self.refusals.items():
+            if source.startswith(prefix):
+                raise OSError(number, "refused", target)
+        Path(target).mkdir(exist_ok=True)
+        self.asked.append((driver.value, source, read_ahead_kb))
+        self.table[target] = source
+        return f"erofs-{len(self.asked)}"
+
+    def unmount(self, target: str, *, detach: bool) -> bool:
+        if not detach and "unmount" in self.refusals and target in self.table:
+            raise OSError(self.refusals["unmount"], "refused", target)
+        return self.table.pop(target, None) is not None
+
+
+@pytest.fixture
+def courier(monkeypatch: pytest.MonkeyPatch) -> NotingCourier:
+    made = NotingCourier()
+
+    def mounts() -> list[kernel.Mount]:
+        return [kernel.Mount(1, "0:50", target, "erofs", source) for target, source in made.table.items()]
+
+    monkeypatch.setattr(kernel, "mounts", mounts)
+    return made
+
+
+@pytest.fixture
+def read_ahead(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    values: dict[str, int] = {}
+    monkeypatch.setattr(kernel, "set_read_ahead", values.__setitem__)
+    return values
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> LoaderSettings:
+    return LoaderSettings(run_dir=tmp_path)
+
+
+def over(
+    courier: NotingCourier, settings: LoaderSettings, driver: Driver = Driver.EROFS_FILE, session: str = SESSION
+) -> LayerMounts:
+    return LayerMounts(settings, driver, courier, session)  # type: ignore[arg-type]  # only what is used of a courier
+
+
+def complete(path: Path) -> MemoryImage:
+    image = MemoryImage(DATA)
+    image.is_complete, image.path = True, path
+    return image
+
+
+def test_a_lazy_layer_is_mounted_from_its_fuse_file_once(courier: NotingCourier, settings: LoaderSettings) -> None:
+    image, mounts = MemoryImage(DATA), over(courier, settings)
+    target = settings.layers_dir / image.digest.hex
+    assert mounts.mount(image) == mounts.mount(image) == Mounted(str(target), is_local=False)
+    assert courier.asked == [("erofs-file", str(settings.fuse_dir / image.digest.hex), settings.lazy_read_ahead_kb)]
+    assert mounts.mounted() == {image.digest: "erofs-file"}
+
+
+def test_a_layer_with_a_profile_reads_hardly_ahead(courier: NotingCourier, settings: LoaderSettings) -> None:
+    image = MemoryImage(DATA)
+    image.index.prefetch = ((0, 4096),)
+    over(courier, settings).mount(image)
+    assert courier.asked[0][2] == settings.profiled_read_ahead_kb
+
+
+def test_a_complete_layer_is_mounted_from_its_own_file(courier: NotingCourier, settings: LoaderSettings) -> None:
+    mounts = over(courier, settings)
+    assert mounts.mount(complete(Path("/disk/layer"))).is_local
+    assert courier.asked == [("erofs-file", "/disk/layer", settings.complete_read_ahead_kb)]
+
+
+def test_a_layer_that_became_complete_is_mounted_anew_from_its_own_file(
+    courier: NotingCourier, settings: LoaderSettings, read_ahead: dict[str, int]
+) -> None:
+    mounts, image = over(courier, settings), complete(Path("/disk/layer"))
+    image.is_complete = False
+    mounts.mount(image)
+    image.is_complete = True
+    mounts.completed(image)
+    assert read_ahead == {"erofs-1": settings.complete_read_ahead_kb}
+    assert mounts.mount(image).is_local
+    assert [source for _, source, _ in courier.asked] == [str(settings.fuse_dir / image.digest.hex), "/disk/layer"]
+
+
+def test_where_local_files_cannot_be_mounted_complete_layers_stay_on_fuse(
+    courier: NotingCourier, settings: LoaderSettings
+) -> None:
+    courier.refusals["/overlay/"] = errno.ENOTBLK
+    mounts, image = over(courier, settings), complete(Path("/overlay/layer"))
+    assert not mounts.mount(image).is_local
+    assert not mounts.mount(image).is_local
+    assert courier.asked == [("erofs-file", str(settings.fuse_dir / image.digest.hex), settings.complete_read_ahead_kb)]
+
+
+def test_another_failure_of_a_local_file_is_no_reason_to_go_on(
+    courier: NotingCourier, settings: LoaderSettings
+) -> None:
+    courier.refusals["/disk/"] = errno.EIO
+    with pytest.raises(Unavailable, match="refused"):
+        over(courier, settings).mount(complete(Path("/disk/layer")))
+
+
+def test_an_image_that_the_kernel_refuses_is_a_format_error(courier: NotingCourier, settings: LoaderSettings) -> None:
+    courier.refusals[str(settings.fuse_dir)] = errno.EBADMSG
+    with pytest.raises(FormatError, match="refused"):
+        over(courier, settings).mount(MemoryImage(DATA))
+
+
+def test_a_restarted_loader_keeps_the_mounts_of_its_session(courier: NotingCourier, settings: LoaderSettings) -> None:
+    image = MemoryImage(DATA)
+    over(courier, settings).mount(image)
+    over(courier, settings).mount(image)
+    assert len(courier.asked) == 1
+
+
+def test_mounts_of_a_dead_session_are_taken_away_and_made_again(
+    courier: NotingCourier, settings: LoaderSettings
+) -> None:
+    image, local = MemoryImage(DATA), complete(Path("/disk/layer"))
+    local.digest = MemoryImage(b"other").digest
+    before = over(courier, settings)
+    before.mount(image)
+    before.mount(local)
+    after = over(courier, settings, session="0:77")
+    after.drop_dead()
+    assert list(after.mounted()) == [local.digest]
+    after.mount(image)
+    after.mount(local)
+    assert len(courier.asked) == 3
+
+
+def test_a_mount_that_vanished_is_made_again(courier: NotingCourier, settings: LoaderSettings) -> None:
+    image, mounts = MemoryImage(DATA), over(courier, settings)
+    mounts.mount(image)
+    courier.table.clear()
+    assert mounts.mounted() == {}
+    mounts.mount(image)
+    assert len(courier.asked) == 2
+
+
+def test_a_damaged_record_only_costs_a_mount(courier: NotingCourier, settings: LoaderSettings) -> None:
+    image, mounts = MemoryImage(DATA), over(courier, settings)
+    mounts.mount(image)
+    next(settings.layers_dir.glob("*.json")).write_text('{"driver": "erofs-fi')
+    mounts.mount(image)
+    assert len(courier.asked) == 2
+
+
+def test_a_tree_needs_no_mount(courier: NotingCourier, settings: LoaderSettings) -> None:
+    image, mounts = MemoryImage(DATA), over(courier, settings, Driver.TREE)
+    assert mounts.mount(image).path == str(settings.fuse_dir / "trees" / image.digest.hex)
+    assert mounts.mounted() == {image.digest: "tree"}
+    mounts.unmount(image.digest)
+    assert mounts.mounted() == {}
+    assert courier.asked == []
+
+
+def test_unmounting_removes_every_trace_and_is_repeatable(courier: NotingCourier, settings: LoaderSettings) -> None:
+    image, mounts = MemoryImage(DATA), over(courier, settings)
+    mounts.mount(image)
+    mounts.unmount(image.digest)
+    mounts.unmount(image.digest)
+    assert list(settings.layers_dir.iterdir()) == []
+
+
+def test_a_busy_layer_stays_mounted(courier: NotingCourier, settings: LoaderSettings) -> None:
+    image, mounts = MemoryImage(DATA), over(courier, settings)
+    mounts.mount(image)
+    courier.refusals["unmount"] = errno.EBUSY
+    with pytest.raises(FailedPrecondition, match="in use"):
+        mounts.unmount(image.digest)
+    assert mounts.mounted() == {image.digest: "erofs-file"}

@@ -1,0 +1,23 @@
+"""Limits that make no sense are refused by name."""
+
+import pytest
+
+from apparate.errors import InvalidArgument
+from apparate.loader.settings import LoaderSettings
+
+
+@pytest.mark.parametrize("name", ["read_threads", "requests", "max_background", "push_buffer_bytes", "call_threads"])
+def test_a_limit_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"loader.{name} "):
+        LoaderSettings(**{name: 0})  # type: ignore[arg-type]  # one of the numbers
+
+
+@pytest.mark.parametrize("name", ["lazy_read_ahead_kb", "fuse_read_ahead_kb"])
+def test_a_read_ahead_below_a_page_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"loader.{name} "):
+        LoaderSettings(**{name: 0})  # type: ignore[arg-type]  # one of the numbers
+
+
+def test_one_layer_cannot_have_more_threads_than_all() -> None:
+    with pytest.raises(InvalidArgument, match="layer_read_threads"):
+        LoaderSettings(read_threads=4, layer_read_threads=5)
