@@ -82,10 +82,8 @@ def check_limits(index: LayerIndex) -> None:
     Raises:
         Unsupported: a member is too large.
     """
-    tables = index.tables()
-    largest = max(tables.member_length, default=0)
-    for after in tables.member_piece[1:]:
-        largest = max(largest, tables.piece_inner[after - 1] + tables.piece_length[after - 1])
+    members = map(index.member, range(index.member_count))
+    largest = max((max(member.length, member.need_bytes) for member in members), default=0)
     if largest > MEMBER_BYTES_MAX:
         raise Unsupported(f"not lazily loadable: a member of {largest} bytes is above the limit of {MEMBER_BYTES_MAX}")
 

@@ -152,7 +152,7 @@ class LayerManager:
                 self._catalogue.refer(request.digest, request.reference)
                 return known
             info = self._obtain(request)
-            image = self._attached(request.digest)
+            image = self._attached(request.digest, fresh=True)
             if (self._directory(request.digest) / SPOOL_NAME).exists():
                 image.completion.start(Priority.COMPLETION)  # the blob is here already
             return info
@@ -190,11 +190,11 @@ class LayerManager:
         with self.exclusively(digest):
             return self._attached(digest)
 
-    def _attached(self, digest: Digest) -> LayerImage:
+    def _attached(self, digest: Digest, *, fresh: bool = False) -> LayerImage:
         """As `attach`; the caller has the layer exclusively."""
         image = self._images.get(digest)
         if image is None:
-            image = self._opener.open(self._known(digest), self._directory(digest))
+            image = self._opener.open(self._known(digest), self._directory(digest), fresh=fresh)
             with self._lock:
                 self._images[digest] = self._numbered[image.layer_id] = image
             self._upkeep.finish_if_complete(image)

@@ -48,15 +48,15 @@ class Opener:
         self._lock = threading.Lock()  # _paces
         self._paces: dict[str, Pace] = {}
 
-    def open(self, info: LayerInfo, directory: Path) -> LayerImage:
-        """Return the image of a layer.
+    def open(self, info: LayerInfo, directory: Path, *, fresh: bool) -> LayerImage:
+        """Return the image of a layer. *fresh*: its index was written a moment ago, by this process, and need not be checked.
 
         Raises:
             FormatError: its index is missing or damaged.
             Unavailable: the disk has no room for its metadata, or does not work.
         """
         digest = info.digest
-        index, identity = open_index(directory)
+        index, identity = open_index(directory, trusted=fresh)
         remote = self._sources(lambda: self._catalogue.references(digest), digest)
         source = _LocalFirst(directory / SPOOL_NAME, remote)
         store = LayerStore(directory, index, identity, self._disk, self._room)
@@ -100,8 +100,8 @@ class _LocalFirst:
         return self._now().whole(deadline=deadline)
 
 
-def open_index(directory: Path) -> tuple[LayerIndex, bytes]:
-    """Return the mapped index of the layer in *directory* and what identifies it.
+def open_index(directory: Path, *, trusted: bool = False) -> tuple[LayerIndex, bytes]:
+    """Return the mapped index of the layer in *directory* and what identifies it; checked in full unless *trusted*.
 
     Raises:
         FormatError: it is missing or damaged.
@@ -115,7 +115,7 @@ def open_index(directory: Path) -> tuple[LayerIndex, bytes]:
             os.close(fd)
     except (OSError, ValueError) as error:
         raise FormatError("index", "file", f"{path} cannot be mapped: {error}") from error
-    index = LayerIndex(mapped)
+    index = LayerIndex(mapped, trusted=trusted)
     identity = sha256(mapped[:_INDEX_HEAD_BYTES]).digest()
     mapped.madvise(mmap.MADV_DONTNEED)  # checking has touched every page; few are needed again
     return index, identity
