@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from tests.support.distribution import Registry
 from tests.support.leftovers import clean_folder
+
+# The same examples every time: the gate says what the change did, not what luck did. `make test-matrix` searches at random.
+# A busy machine makes generating slow, which says nothing about the code.
+hypothesis.settings.register_profile(
+    "gate", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("gate")
 
 
 @pytest.fixture
