@@ -104,10 +104,15 @@ class FakeBody:
     offset: int
     total_size: int | None
     step: int = 16 * 1024
+    distrusted: str = ""
 
     def __iter__(self) -> Iterator[bytes]:
         for start in range(0, len(self.data), self.step):
             yield self.data[start : start + self.step]
+
+    def distrust(self, reason: str) -> None:
+        """Remember it."""
+        self.distrusted = reason
 
 
 @dataclass

@@ -8,8 +8,8 @@ from typing import Final
 
 _READERS: Final = 8
 """Sequential readers told apart in one layer."""
-_SLACK_BYTES: Final = 1024 * 1024
-"""Reads of one reader arrive in any order within this, for the kernel reads ahead with several requests."""
+_SLACK_BYTES: Final = 256 * 1024
+"""How far from where a reader is its next read may lie: the kernel's requests overtake one another, and small files are skipped."""
 
 
 @dataclass(slots=True)
@@ -40,14 +40,14 @@ class ReadAhead:
             reader = self._reader(address, length)
             reader.used = self._clock
             end = address + length
+            skipped = max(0, address - reader.next)
+            reader.run = max(0, reader.run + length - skipped)  # who leaves out as much as he reads gets nowhere
             if end <= reader.next:
                 return None
-            advance = min(end - reader.next, length)
-            reader.run += advance
             reader.next = end
             if reader.run < self._sequential_bytes:
                 return None
-            self.sequential_bytes_read += advance
+            self.sequential_bytes_read += length
             window = min(reader.run, self._ahead_bytes)
             start, target = max(reader.ahead_until, end), end + window
             if target - start < window // 2:
@@ -57,7 +57,7 @@ class ReadAhead:
 
     def _reader(self, address: int, length: int) -> _Reader:
         for reader in self._readers:
-            if -_SLACK_BYTES - length <= address - reader.next <= _SLACK_BYTES:
+            if address + length - reader.next >= -_SLACK_BYTES and address - reader.next <= _SLACK_BYTES:
                 return reader
         if len(self._readers) >= _READERS:
             self._readers.remove(min(self._readers, key=lambda one: one.used))

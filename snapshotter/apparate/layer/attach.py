@@ -113,7 +113,11 @@ def _embedded(source: BlobSource, annotation: str, deadline: Deadline) -> Obtain
     with source.range(location.offset, location.length, deadline=deadline) as body:
         region = read_exactly(body, location.offset, location.length)
         blob_size = body.total_size or 0
-    location.verify(region)
+        try:
+            location.verify(region)
+        except IntegrityError as error:
+            body.distrust(str(error))
+            raise
     compression = Compression.GZIP if region.startswith(_GZIP_MAGIC) else Compression.ZSTD
     return Obtained(unpack(extract(region, compression)), IndexSource.EMBEDDED, blob_size, len(region))
 

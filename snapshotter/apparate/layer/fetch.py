@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from apparate.errors import ApparateError, IntegrityError, Unavailable
 from apparate.format.inflate import inflate_member
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from apparate.layer.source import BlobSource, Body
     from apparate.layer.store import LayerStore
     from apparate.registry.deadline import Deadline
+
+_SLOW_BYTES_PER_S: Final = 64 * 1024
+"""A request gets this much longer the more it asks for; what has arrived when its time is over stays."""
 
 
 class Announcer(Protocol):
@@ -87,7 +90,7 @@ class Fetcher:
         try:
             left = [member for member in batch if not self._salvaged(member, batch[member], arrived)]
             for run in _consecutive(left):
-                self._fetch_run(run, batch, arrived, failures, priority, deadline.capped(self._timeout_s))
+                self._fetch_run(run, batch, arrived, failures, priority, deadline)
         except RangesUnsupported:  # these flights go on, by another way
             own = {}
             self.whole.take_over({member: flight for member, flight in batch.items() if not flight.has_landed})
@@ -120,7 +123,8 @@ class Fetcher:
         first, last = self._index.member(members[0]), self._index.member(members[-1])
         length = last.offset + last.length - first.offset
         begun = time.monotonic()
-        with self._source.range(first.offset, length, deadline=deadline) as body:
+        capped = deadline.capped(self._timeout_s + length / _SLOW_BYTES_PER_S)
+        with self._source.range(first.offset, length, deadline=capped) as body:
             received = _Received(body, first.offset, length, begun)
             for member in members:
                 ref = self._index.member(member)
@@ -129,7 +133,10 @@ class Fetcher:
                     arrived[member] = self.admit(member, batch[member], data, priority)
                 except ApparateError as error:  # the others of this answer may be right
                     failures.append(error)
-        self.pace.observe(received.first_byte_s, received.count, received.body_s)
+                    body.distrust(str(error))
+        self.pace.observe(
+            received.first_byte_s, received.first_bytes, received.count - received.first_bytes, received.rest_s
+        )
 
     def admit(self, member: int, flight: Flight, data: memoryview, priority: Priority) -> bytes:
         """Inflate, verify, store and announce the compressed *data* of a claimed member, and land it; return it inflated.
@@ -166,8 +173,9 @@ class _Received:
         self._buffer = bytearray(length)
         self._begun = begun
         self.count = 0
+        self.first_bytes = 0
         self.first_byte_s = 0.0
-        self.body_s = 0.0
+        self.rest_s = 0.0
 
     def take(self, start: int, length: int) -> memoryview:
         """Return a part of the answer, waiting for it.
@@ -181,8 +189,8 @@ class _Received:
                 raise Unavailable(f"registry gave {self.count} of {len(self._buffer)} bytes")
             now_s = time.monotonic() - self._begun
             if not self.count:
-                self.first_byte_s = now_s
-            self.body_s = now_s - self.first_byte_s
+                self.first_byte_s, self.first_bytes = now_s, len(data)
+            self.rest_s = now_s - self.first_byte_s
             end = self.count + len(data)
             if end > len(self._buffer):
                 raise Unavailable(f"registry gave more than the {len(self._buffer)} bytes that were asked for")

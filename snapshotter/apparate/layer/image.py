@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _SEQUENTIAL_SHARE: Final = 4
 """When a quarter of a layer was read by sequential readers, somebody reads it all: the rest is fetched too."""
+_SAY_AGAIN_S: Final = 5.0
+"""While a registry is away every reader meets the same error, again and again; one line in this time is enough."""
 
 log = get_logger("layer.image")
 
@@ -272,8 +274,10 @@ class LayerImage:
 
     def note_error(self, error: ApparateError) -> None:
         """Keep the last error for those who ask what is wrong."""
-        self.last_error, self.last_error_wall_s = str(error), time.time()
-        log.warning("layer data could not be fetched", layer=str(self.digest), error=str(error))
+        now_s = time.time()
+        if now_s - self.last_error_wall_s >= _SAY_AGAIN_S:
+            log.warning("layer data could not be fetched", layer=str(self.digest), error=str(error))
+        self.last_error, self.last_error_wall_s = str(error), now_s
 
     def close(self) -> None:
         """Make durable what is present and close the files.

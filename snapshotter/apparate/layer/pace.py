@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 _SAMPLES: Final = 64
 """Requests remembered: enough to have met an idle line, few enough to follow a change within seconds."""
-_RATE_BYTES_MIN: Final = 16 * 1024
-"""A shorter body says nothing of the rate."""
+_STEADY_BYTES_MIN: Final = 64 * 1024
+"""Less than this behind the first piece of a body says nothing of the rate: it lay in the socket's buffer already."""
 _SHARE: Final = 0.5
+_CLOCK_S: Final = 1e-6
 
 
 class Pace:
@@ -27,22 +28,28 @@ class Pace:
         self._settings = settings
         self._lock = threading.Lock()
         self._latencies: deque[float] = deque(maxlen=_SAMPLES)
-        self._rates: deque[float] = deque(maxlen=_SAMPLES)
+        self._steady_rates: deque[float] = deque(maxlen=_SAMPLES)
+        self._overall_rates: deque[float] = deque(maxlen=_SAMPLES)
 
-    def observe(self, first_byte_s: float, body_bytes: int, body_s: float) -> None:
-        """Take note of a request: how long until its body began, and how fast it came then."""
+    def observe(self, first_byte_s: float, first_bytes: int, rest_bytes: int, rest_s: float) -> None:
+        """Take note of a request: when its body began, how much came at once, and how long the rest of it took."""
         with self._lock:
             self._latencies.append(first_byte_s)
-            if body_bytes >= _RATE_BYTES_MIN and body_s > 0:
-                self._rates.append(body_bytes / body_s)
+            if rest_bytes >= _STEADY_BYTES_MIN and rest_s > 0:
+                self._steady_rates.append(rest_bytes / rest_s)
+            self._overall_rates.append((first_bytes + rest_bytes) / max(first_byte_s + rest_s, _CLOCK_S))
 
     @property
     def worth_bytes(self) -> int:
-        """How many bytes are worth fetching to save one request; the lower limit before anything was measured."""
+        """How many bytes are worth fetching to save one request; the lower limit before anything was measured.
+
+        As long as all bodies were short the rate is underestimated, latency included: requests then grow until one tells.
+        """
         with self._lock:
-            if not self._latencies or not self._rates:
+            rates = self._steady_rates or self._overall_rates
+            if not rates:
                 return self._settings.fetch_gap_min_bytes
-            return max(self._settings.fetch_gap_min_bytes, int(_SHARE * min(self._latencies) * max(self._rates)))
+            return max(self._settings.fetch_gap_min_bytes, int(_SHARE * min(self._latencies) * max(rates)))
 
     def window_bytes(self) -> int:
         """Return up to how many bytes of the blob a read's request is extended to."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from apparate.oci.digest import Digest
     from apparate.registry.client import RegistryClient
     from apparate.registry.deadline import Deadline
+    from apparate.registry.streams import BlobStream
 
 _T = TypeVar("_T")
 
@@ -34,6 +35,10 @@ class Body(Protocol):
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the bytes in order, in pieces of any size."""
+        ...
+
+    def distrust(self, reason: str) -> None:
+        """Say that what this answer brought was wrong: who gave it is asked last for a while."""
         ...
 
 
@@ -70,9 +75,8 @@ class SourceFactory(Protocol):
 class _WholeBody:
     """A whole blob in the shape of a part."""
 
-    def __init__(self, chunks: Iterator[bytes], size: int | None) -> None:
-        self._chunks = chunks
-        self._size = size
+    def __init__(self, stream: BlobStream) -> None:
+        self._stream = stream
 
     @property
     def offset(self) -> int:
@@ -80,10 +84,13 @@ class _WholeBody:
 
     @property
     def total_size(self) -> int | None:
-        return self._size
+        return self._stream.size
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._chunks
+        return iter(self._stream)
+
+    def distrust(self, reason: str) -> None:
+        self._stream.distrust(reason)
 
 
 class RegistrySource:
@@ -121,7 +128,7 @@ class RegistrySource:
     def whole(self, *, deadline: Deadline) -> Iterator[Body]:
         """Ask for everything; the digest is checked by whoever reads it to the end."""
         with self._first(lambda ref: self._client.blob(ref, self._digest, deadline=deadline)) as stream:
-            yield _WholeBody(iter(stream), stream.size)
+            yield _WholeBody(stream)
 
     @contextmanager
     def _first(self, opened: Callable[[Reference], AbstractContextManager[_T]]) -> Iterator[_T]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-from apparate.errors import ApparateError, Unavailable
+from apparate.errors import ApparateError, IntegrityError, Unavailable
 from apparate.layer.model import Priority
 from apparate.oci.digest import Verifier
 from apparate.registry.deadline import Deadline
@@ -96,7 +96,11 @@ class WholeDownload:
                 self._flights.land(member, flight, None, error)
                 raise
             self.passed_bytes += ref.length
-            self._admit(member, flight, data, Priority.COMPLETION)
+            try:
+                self._admit(member, flight, data, Priority.COMPLETION)
+            except ApparateError as error:
+                body.distrust(str(error))
+                raise
 
 
 class _Window:
@@ -140,7 +144,11 @@ def spool(source: BlobSource, digest: Digest, directory: Path) -> int:
             for data in body:
                 verifier.update(data)
                 file.write(data)
-            verifier.finish()
+            try:
+                verifier.finish()
+            except IntegrityError as error:
+                body.distrust(str(error))
+                raise
             file.flush()
             os.fdatasync(file.fileno())
         fresh.replace(directory / SPOOL_NAME)
@@ -205,3 +213,6 @@ class _FilePart:
                     return
                 left -= len(data)
                 yield data
+
+    def distrust(self, _reason: str) -> None:
+        """There is no other file."""

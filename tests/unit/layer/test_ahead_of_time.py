@@ -185,6 +185,17 @@ def test_a_random_reader_gets_nothing_ahead() -> None:
     assert all(ahead.note(number * (5 << 20) % (97 << 20), 128 << 10) is None for number in range(300))
 
 
+def test_a_reader_who_leaves_out_as_much_as_he_reads_gets_nothing_ahead() -> None:
+    ahead = ReadAhead(sequential_bytes=4 << 20, ahead_bytes=16 << 20)
+    assert all(ahead.note(number * (256 << 10), 128 << 10) is None for number in range(300))
+
+
+def test_requests_that_overtake_one_another_are_one_reader() -> None:
+    ahead = ReadAhead(sequential_bytes=4 << 20, ahead_bytes=16 << 20)
+    numbers = [number ^ 1 for number in range(100)]
+    assert any(ahead.note(number * (128 << 10), 128 << 10) for number in numbers)
+
+
 def test_the_way_ahead_grows_with_the_way_behind_and_is_bounded() -> None:
     ahead = ReadAhead(sequential_bytes=1 << 20, ahead_bytes=4 << 20)
     spans = [span for at in range(0, 64 << 20, 128 << 10) if (span := ahead.note(at, 128 << 10))]
@@ -197,11 +208,18 @@ def test_window_and_gap_follow_latency_and_rate() -> None:
     settings = LayerSettings()
     pace = Pace(settings)
     assert pace.window_bytes() == settings.fetch_gap_min_bytes
-    pace.observe(0.020, 1 << 20, (1 << 20) / 12.5e6)
+    pace.observe(0.020, 64 << 10, 1 << 20, (1 << 20) / 12.5e6)
     assert pace.window_bytes() == pytest.approx(0.5 * 0.020 * 12.5e6, rel=0.01)
     assert pace.gap_bytes(4) == pytest.approx(pace.window_bytes() / 4, rel=0.01)
-    pace.observe(0.020, 8 << 20, (8 << 20) / 125e6)
+    pace.observe(0.020, 64 << 10, 8 << 20, (8 << 20) / 125e6)
     assert pace.window_bytes() == settings.fetch_window_bytes
     assert pace.gap_bytes() == settings.fetch_gap_bytes
-    pace.observe(0.0001, 100, 0.00001)
+    pace.observe(0.0001, 100, 0, 0.0)
     assert pace.gap_bytes() == settings.fetch_gap_min_bytes
+
+
+def test_a_body_that_came_at_once_does_not_look_like_a_fast_line() -> None:
+    pace = Pace(LayerSettings())
+    for _ in range(10):
+        pace.observe(0.020, 60_000, 20_000, 0.00001)
+    assert pace.window_bytes() == pytest.approx(0.5 * 80_000, rel=0.01)
