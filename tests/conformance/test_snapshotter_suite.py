@@ -12,6 +12,7 @@ import pytest
 from tests.support.fake_loader import FakeLoader
 from tests.support.leftovers import mounts_below
 from tests.support.peers import peer
+from tests.support.processes import run
 from tests.support.services import Services
 
 from apparate.grpcapi.loader import loader_handler
@@ -53,6 +54,8 @@ def services(request: pytest.FixtureRequest, folder: Path) -> Iterator[Services]
     if request.param == "with the loader":
         with made:
             yield made
+        for point in reversed(mounts_below(made.run_dir)):  # stopping never unmounts
+            run(["umount", point])
     elif request.param == "with a fake loader":
         fake = FakeLoader(folder / "layers")
         with serving(loader_socket, [loader_handler(fake)], 4):
