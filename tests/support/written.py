@@ -13,7 +13,7 @@ from apparate.format.prefetch import PrefetchRange
 from apparate.format.tar import EntryHeader, TarParser
 from apparate.format.toc import Compression, TableOfContents
 from apparate.format.tree import Node
-from apparate.format.writer import LayerOptions, LayerPlan, Piece, SourceEntry, Trailer, Zeros
+from apparate.format.writer import LayerOptions, LayerPlan, Piece, SourceEntry, TocDocument, Trailer, Zeros
 from apparate.format.zstd_chunked import reader as zstd_chunked
 from apparate.oci.digest import Digest
 
@@ -26,12 +26,13 @@ class WrittenLayer:
     raw: bytes
     plan: LayerPlan
     toc: TableOfContents
+    document: TocDocument
     trailer: Trailer
     compression: Compression
 
     def parse(self, *, data_end: int | None = None) -> TableOfContents:
         """Return the TOC as a reader finds it in the blob."""
-        digest = Digest("sha256", self.trailer.toc_digest.hex())
+        digest = Digest("sha256", self.document.digest.hex())
         if self.compression is Compression.GZIP:
             location = estargz.locate(self.blob[-estargz.TAIL_BYTES :], len(self.blob))
             assert location is not None
@@ -81,8 +82,9 @@ def write_layer(
     digests = {file.entry: sha256(resolve(file.pieces, tar)).digest() for file in plan.whole_files}
     toc = layer_format.table(plan, [member.summary for member in encoded])
     blob = b"".join(member.data for member in encoded)
-    trailer = layer_format.finish(plan, toc, digests, len(blob), region)
-    return WrittenLayer(blob + trailer.data, b"".join(raws) + trailer.raw, plan, toc, trailer, compression)
+    document = layer_format.document(toc, digests)
+    trailer = layer_format.finish(plan, document, len(blob), region)
+    return WrittenLayer(blob + trailer.data, b"".join(raws) + trailer.raw, plan, toc, document, trailer, compression)
 
 
 def read_file(blob: bytes, toc: TableOfContents, node: Node) -> bytes:

@@ -92,10 +92,10 @@ class LayerWriter:
             toc = self._format.table(plan, members)
             digests = {file.entry: waiting.result() for file, waiting in zip(plan.whole_files, files, strict=True)}
             members_end = output.size
-            toc_digest = self._format.finish(plan, toc, digests, members_end).toc_digest
-            packed = build_index(toc, profile=prefetch or (), toc_digest=toc_digest)
+            document = self._format.document(toc, digests)
+            packed = build_index(toc, profile=prefetch or (), toc_digest=document.digest)
             region = embed(packed, self._format.compression)
-            trailer = self._format.finish(plan, toc, digests, members_end, region)
+            trailer = self._format.finish(plan, document, members_end, region)
             output.append(trailer.data)
             index = IndexLocation.of(region, trailer.region_offset)
             annotations = {
@@ -108,7 +108,7 @@ class LayerWriter:
                 descriptor=Descriptor(self._format.media_type, output.digest, output.size, annotations),
                 compression=self._format.compression,
                 plan=plan,
-                toc_digest=Digest("sha256", trailer.toc_digest.hex()),
+                toc_digest=Digest("sha256", document.digest.hex()),
                 index=index,
             )
         except BaseException:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import binascii
 import json
 import time
+from binascii import b2a_base64
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 from apparate.format.toc import Chunk, Entry, EntryType, TableOfContents
 
@@ -17,78 +17,84 @@ _NANO: Final = 1_000_000_000
 _FIRST_SECOND: Final = -62135596800
 _END_SECOND: Final = 253402300800
 
-_Row = dict[str, Any]
+_quote: Final = json.encoder.encode_basestring_ascii
 
 
 def write_toc_json(toc: TableOfContents, file_digests: Mapping[int, bytes]) -> bytes:
     """Return the JSON: one entry a line. *file_digests* has the SHA-256 of files with several chunks, by entry number."""
-    encode = json.JSONEncoder(separators=(",", ":")).encode
     offsets = [member.offset for member in toc.members]
-    times: dict[int, str] = {}
+    times: dict[int, str] = {0: ""}
     lines: list[str] = []
     for number, entry in enumerate(toc.entries):
-        lines += map(encode, _rows(entry, offsets, file_digests.get(number), times))
+        name = _quote(entry.path.decode("utf-8", "surrogateescape"))
+        fields = _fields(entry, name, times)
+        if entry.type is not EntryType.REG:
+            lines.append(fields + "}")
+        elif not entry.chunks:
+            lines.append(f'{fields},"digest":"{_EMPTY_DIGEST}"}}')
+        else:
+            lines += _file_lines(fields, name, entry.chunks, offsets, file_digests.get(number))
     return ('{"version":1,"entries":[\n' + ",\n".join(lines) + "\n]}\n").encode("ascii")
 
 
-def _rows(entry: Entry, offsets: list[int], digest: bytes | None, times: dict[int, str]) -> Iterator[_Row]:
-    name = entry.path.decode("utf-8", "surrogateescape")
-    row: _Row = {"name": name, "type": entry.type.value}
+def _fields(entry: Entry, name: str, times: dict[int, str]) -> str:
+    """Return the beginning of an entry's object, without its data."""
     if entry.type is EntryType.DIR:
-        row["name"] = name + "/" if name else "./"
-    for key, value in (("size", entry.size), ("mode", entry.mode), ("uid", entry.uid), ("gid", entry.gid)):
-        if value:
-            row[key] = value
-    if entry.mtime_ns:
-        stamp = times.get(entry.mtime_ns)
-        if stamp is None:
-            stamp = times[entry.mtime_ns] = _time(entry.mtime_ns)
-        if stamp:
-            row["modtime"] = stamp
+        name = f'{name[:-1]}/"' if entry.path else '"./"'
+    parts = [f'{{"name":{name},"type":"{entry.type.value}"']
+    if entry.size:
+        parts.append(f'"size":{entry.size}')
+    if entry.mode:
+        parts.append(f'"mode":{entry.mode}')
+    if entry.uid:
+        parts.append(f'"uid":{entry.uid}')
+    if entry.gid:
+        parts.append(f'"gid":{entry.gid}')
+    time = times.get(entry.mtime_ns)
+    if time is None:
+        time = times[entry.mtime_ns] = _time(entry.mtime_ns)
+    if time:
+        parts.append(f'"modtime":"{time}"')
     if entry.link:
-        row["linkName"] = entry.link.decode("utf-8", "surrogateescape")
+        parts.append(f'"linkName":{_quote(entry.link.decode("utf-8", "surrogateescape"))}')
     if entry.devmajor:
-        row["devMajor"] = entry.devmajor
+        parts.append(f'"devMajor":{entry.devmajor}')
     if entry.devminor:
-        row["devMinor"] = entry.devminor
+        parts.append(f'"devMinor":{entry.devminor}')
     if entry.xattrs:
-        row["xattrs"] = {
-            key.decode("utf-8", "surrogateescape"): binascii.b2a_base64(value, newline=False).decode("ascii")
-            for key, value in sorted(entry.xattrs.items())
-        }
-    if entry.type is EntryType.REG:
-        yield from _file_rows(row, name, entry, offsets, digest)
-    else:
-        yield row
+        parts.append(f'"xattrs":{{{_xattrs(entry.xattrs)}}}')
+    return ",".join(parts)
 
 
-def _file_rows(row: _Row, name: str, entry: Entry, offsets: list[int], digest: bytes | None) -> Iterator[_Row]:
-    chunks = entry.chunks
-    if not chunks:
-        yield {**row, "digest": _EMPTY_DIGEST}
-        return
+def _xattrs(xattrs: Mapping[bytes, bytes]) -> str:
+    return ",".join(
+        f'{_quote(key.decode("utf-8", "surrogateescape"))}:"{b2a_base64(value, newline=False).decode("ascii")}"'
+        for key, value in sorted(xattrs.items())
+    )
+
+
+def _file_lines(
+    fields: str, name: str, chunks: tuple[Chunk, ...], offsets: list[int], digest: bytes | None
+) -> Iterator[str]:
+    first = chunks[0]
     if len(chunks) == 1:
-        row["digest"] = "sha256:" + chunks[0].digest.hex()
-    else:
-        assert digest is not None, "a file of several chunks has a digest of its own"
-        row["digest"] = "sha256:" + digest.hex()
-    yield {**row, **_chunk_fields(chunks[0], offsets, is_only=len(chunks) == 1)}
+        yield f'{fields},"digest":"sha256:{first.digest.hex()}"{_place(first, offsets)}}}'
+        return
+    assert digest is not None, "a file of several chunks has a digest of its own"
+    yield f'{fields},"digest":"sha256:{digest.hex()}","chunkSize":{first.length}{_place(first, offsets)}}}'
     for chunk in chunks[1:]:
-        yield {"name": name, "type": "chunk", **_chunk_fields(chunk, offsets, is_only=False)}
+        span = f'"chunkOffset":{chunk.offset},"chunkSize":{chunk.length}'
+        yield f'{{"name":{name},"type":"chunk",{span}{_place(chunk, offsets)}}}'
 
 
-def _chunk_fields(chunk: Chunk, offsets: list[int], *, is_only: bool) -> _Row:
-    fields: _Row = {}
-    if offsets[chunk.member]:
-        fields["offset"] = offsets[chunk.member]
-    if chunk.inner_offset:
-        fields["innerOffset"] = chunk.inner_offset
-    if chunk.offset:
-        fields["chunkOffset"] = chunk.offset
-    if not is_only:
-        fields["chunkSize"] = chunk.length
-    fields["chunkDigest"] = "sha256:" + chunk.digest.hex()
-    return fields
+def _place(chunk: Chunk, offsets: list[int]) -> str:
+    """Return where the chunk lies, and its digest; zeros are left out."""
+    offset = offsets[chunk.member]
+    return (
+        (f',"offset":{offset}' if offset else "")
+        + (f',"innerOffset":{chunk.inner_offset}' if chunk.inner_offset else "")
+        + f',"chunkDigest":"sha256:{chunk.digest.hex()}"'
+    )
 
 
 def _time(mtime_ns: int) -> str:

@@ -11,8 +11,9 @@
     digests = {f.entry: sha256 over f.pieces for f in plan.whole_files}       # any thread
 
     toc = layer_format.table(plan, [e.summary for e in encoded])   # offsets follow from the compressed lengths
+    document = layer_format.document(toc, digests)            # TOC JSON and its digest, which the index wants to know
     # region: the embedded index (`format.embedding`), or b""; members_end: where it begins
-    trailer = layer_format.finish(plan, toc, digests, members_end, region)
+    trailer = layer_format.finish(plan, document, members_end, region)
 
     blob   = compressed bytes of the members in plan order + trailer.data
     DiffID = SHA-256 of the raw bytes of the members in plan order + trailer.raw
@@ -140,16 +141,22 @@ class EncodedMember:
 
 
 @dataclass(frozen=True, slots=True)
+class TocDocument:
+    """The TOC JSON and its raw SHA-256."""
+
+    json: bytes
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Trailer:
     """What follows the members: `data` in the blob, `raw` in the decompressed tar (for the DiffID).
 
-    `toc_digest` is the raw SHA-256 of the TOC JSON; `annotations` are those of the layer descriptor, `region_offset` is
-    where in the blob the embedded index begins.
+    `annotations` are those of the layer descriptor, `region_offset` is where in the blob the embedded index begins.
     """
 
     data: bytes
     raw: bytes
-    toc_digest: bytes
     annotations: Mapping[str, str]
     region_offset: int
 
@@ -186,16 +193,14 @@ class LayerFormat(Protocol):
         """Return the TOC of the layer: exact member lengths, chunk digests filled in, members without chunks left out."""
         ...
 
-    def finish(
-        self,
-        plan: LayerPlan,
-        toc: TableOfContents,
-        file_digests: Mapping[int, bytes],
-        members_end: int,
-        region: bytes = b"",
-    ) -> Trailer:
-        """Return the end of the blob. *members_end* is the sum of the compressed lengths: where *region* begins.
+    def document(self, toc: TableOfContents, file_digests: Mapping[int, bytes]) -> TocDocument:
+        """Return the JSON of *toc*. *file_digests* maps `WholeFile.entry` to the file's raw SHA-256.
 
-        *file_digests* maps `WholeFile.entry` to the file's raw SHA-256.
+        Raises:
+            FormatError: it is larger than a reader would accept.
         """
+        ...
+
+    def finish(self, plan: LayerPlan, document: TocDocument, members_end: int, region: bytes = b"") -> Trailer:
+        """Return the end of the blob. *members_end* is the sum of the compressed lengths: where *region* begins."""
         ...

@@ -20,7 +20,7 @@ from apparate.format.estargz.writer import EstargzFormat
 from apparate.format.formats import layer_format_for
 from apparate.format.prefetch import PrefetchRange
 from apparate.format.toc import Compression, Entry, EntryType, TableOfContents
-from apparate.format.writer import LayerOptions, LayerPlan, MemberSummary, Trailer
+from apparate.format.writer import LayerOptions, LayerPlan, MemberSummary, TocDocument
 from apparate.oci.digest import Digest
 
 ENTRIES = {
@@ -121,17 +121,10 @@ def test_a_toc_that_differs_from_the_tar_is_found(tmp_path: Path, lie: Lie) -> N
 class _LyingIndex(EstargzFormat):
     """Tells the index of another table than the TOC in the blob."""
 
-    def finish(
-        self,
-        plan: LayerPlan,
-        toc: TableOfContents,
-        file_digests: Mapping[int, bytes],
-        members_end: int,
-        region: bytes = b"",
-    ) -> Trailer:
+    def document(self, toc: TableOfContents, file_digests: Mapping[int, bytes]) -> TocDocument:
         entries = list(toc.entries)
         changed(b"etc/motd", mode=0o4755)(entries)
-        return super().finish(plan, dataclasses.replace(toc, entries=entries), file_digests, members_end, region)
+        return super().document(dataclasses.replace(toc, entries=entries), file_digests)
 
 
 def test_an_index_that_differs_from_the_toc_is_found(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_stock_zstd_and_tar_read_a_layer() -> None:
 def test_the_annotations_name_toc_and_size(compression: Compression) -> None:
     layer = write_layer(torture(), compression)
     annotations = layer.trailer.annotations
-    assert annotations[names.TOC_DIGEST] == "sha256:" + layer.trailer.toc_digest.hex()
+    assert annotations[names.TOC_DIGEST] == "sha256:" + layer.document.digest.hex()
     assert annotations[names.UNCOMPRESSED_SIZE] == str(len(layer.raw))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from importlib.metadata import version
 from typing import Final
 
@@ -11,13 +10,12 @@ import deflate
 
 from apparate.errors import FormatError, InvalidArgument
 from apparate.format.estargz.footer import FORMAT, build_footer
-from apparate.format.layout import chunk_digests, table_of_contents
-from apparate.format.limits import MAX_TOC_BYTES, MAX_TOC_JSON_BYTES
+from apparate.format.layout import chunk_digests, table_of_contents, toc_document
+from apparate.format.limits import MAX_TOC_BYTES
 from apparate.format.plan import check_options, plan_layer
 from apparate.format.prefetch import PrefetchRange
 from apparate.format.tar_header import END_OF_ARCHIVE, build_header, padding
 from apparate.format.toc import TOC_ENTRY_NAME, Compression, Entry, EntryType, TableOfContents
-from apparate.format.tocwrite import write_toc_json
 from apparate.format.writer import (
     EncodedMember,
     LayerOptions,
@@ -25,6 +23,7 @@ from apparate.format.writer import (
     MemberPlan,
     MemberSummary,
     SourceEntry,
+    TocDocument,
     Trailer,
 )
 from apparate.oci import names
@@ -65,27 +64,20 @@ class EstargzFormat:
     def table(self, plan: LayerPlan, members: Sequence[MemberSummary]) -> TableOfContents:
         return table_of_contents(plan, members, self.compression)
 
-    def finish(
-        self,
-        plan: LayerPlan,
-        toc: TableOfContents,
-        file_digests: Mapping[int, bytes],
-        members_end: int,
-        region: bytes = b"",
-    ) -> Trailer:
-        document = write_toc_json(toc, file_digests)
-        if len(document) > MAX_TOC_JSON_BYTES:
-            raise FormatError(FORMAT, "TOC", f"{len(document)} bytes are above the limit of {MAX_TOC_JSON_BYTES}")
-        header = build_header(Entry(TOC_ENTRY_NAME, EntryType.REG, _TOC_MODE, size=len(document)))
-        raw = b"".join((header, document, bytes(padding(len(document))), END_OF_ARCHIVE))
+    def document(self, toc: TableOfContents, file_digests: Mapping[int, bytes]) -> TocDocument:
+        return toc_document(toc, file_digests, FORMAT)
+
+    def finish(self, plan: LayerPlan, document: TocDocument, members_end: int, region: bytes = b"") -> Trailer:
+        size = len(document.json)
+        header = build_header(Entry(TOC_ENTRY_NAME, EntryType.REG, _TOC_MODE, size=size))
+        raw = b"".join((header, document.json, bytes(padding(size)), END_OF_ARCHIVE))
         packed = self._compress(raw)
         if len(packed) > MAX_TOC_BYTES:
             raise FormatError(FORMAT, "TOC", f"{len(packed)} compressed bytes are above the limit of {MAX_TOC_BYTES}")
-        digest = sha256(document)
         raw_size = sum(member.raw_length for member in plan.members) + len(raw)
-        annotations = {names.TOC_DIGEST: f"sha256:{digest.hexdigest()}", names.UNCOMPRESSED_SIZE: str(raw_size)}
+        annotations = {names.TOC_DIGEST: f"sha256:{document.digest.hex()}", names.UNCOMPRESSED_SIZE: str(raw_size)}
         data = b"".join((region, packed, build_footer(members_end + len(region))))
-        return Trailer(data, raw, digest.digest(), annotations, members_end)
+        return Trailer(data, raw, annotations, members_end)
 
     def _compress(self, raw: bytes) -> bytes:
         return bytes(deflate.gzip_compress(raw, self._options.level))

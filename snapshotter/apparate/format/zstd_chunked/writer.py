@@ -9,12 +9,11 @@ from typing import Final
 import zstandard
 
 from apparate.errors import FormatError, InvalidArgument
-from apparate.format.layout import chunk_digests, table_of_contents
-from apparate.format.limits import MAX_TOC_BYTES, MAX_TOC_JSON_BYTES
+from apparate.format.layout import chunk_digests, table_of_contents, toc_document
+from apparate.format.limits import MAX_TOC_BYTES
 from apparate.format.plan import check_options, plan_layer
 from apparate.format.prefetch import PrefetchRange
 from apparate.format.toc import Compression, TableOfContents, TocLocation
-from apparate.format.tocwrite import write_toc_json
 from apparate.format.writer import (
     EncodedMember,
     LayerOptions,
@@ -22,6 +21,7 @@ from apparate.format.writer import (
     MemberPlan,
     MemberSummary,
     SourceEntry,
+    TocDocument,
     Trailer,
 )
 from apparate.format.zstd_chunked.footer import FORMAT, MANIFEST_TYPE, build_footer, skippable
@@ -65,30 +65,23 @@ class ZstdChunkedFormat:
     def table(self, plan: LayerPlan, members: Sequence[MemberSummary]) -> TableOfContents:
         return table_of_contents(plan, members, self.compression)
 
-    def finish(
-        self,
-        plan: LayerPlan,
-        toc: TableOfContents,
-        file_digests: Mapping[int, bytes],
-        members_end: int,
-        region: bytes = b"",
-    ) -> Trailer:
-        document = write_toc_json(toc, file_digests)
-        packed = self._compress(document)
-        if len(document) > MAX_TOC_JSON_BYTES or len(packed) > MAX_TOC_BYTES:
-            reason = f"{len(packed)} bytes, {len(document)} inflated, are above {MAX_TOC_BYTES}, {MAX_TOC_JSON_BYTES}"
-            raise FormatError(FORMAT, "TOC", reason)
+    def document(self, toc: TableOfContents, file_digests: Mapping[int, bytes]) -> TocDocument:
+        return toc_document(toc, file_digests, FORMAT)
+
+    def finish(self, plan: LayerPlan, document: TocDocument, members_end: int, region: bytes = b"") -> Trailer:
+        packed = self._compress(document.json)
+        if len(packed) > MAX_TOC_BYTES:
+            raise FormatError(FORMAT, "TOC", f"{len(packed)} compressed bytes are above the limit of {MAX_TOC_BYTES}")
         offset = members_end + len(region) + _FRAME_HEAD_BYTES
-        location = TocLocation(offset, len(packed), len(document))
-        digest = sha256(document)
+        location = TocLocation(offset, len(packed), len(document.json))
         annotations = {
-            names.TOC_DIGEST: f"sha256:{digest.hexdigest()}",
+            names.TOC_DIGEST: f"sha256:{document.digest.hex()}",
             names.UNCOMPRESSED_SIZE: str(sum(member.raw_length for member in plan.members)),
             _OLD_CHECKSUM: f"sha256:{sha256(packed).hexdigest()}",
-            _OLD_POSITION: f"{offset}:{len(packed)}:{len(document)}:{MANIFEST_TYPE}",
+            _OLD_POSITION: f"{offset}:{len(packed)}:{len(document.json)}:{MANIFEST_TYPE}",
         }
         data = b"".join((region, skippable(packed), build_footer(location)))
-        return Trailer(data, b"", digest.digest(), annotations, members_end)
+        return Trailer(data, b"", annotations, members_end)
 
     def _compress(self, raw: bytes) -> bytes:
         # A compressor belongs to one thread; making one costs microseconds.
