@@ -133,6 +133,8 @@ def _segments(item: Item, ranges: list[tuple[int, int]], hot: _Heat, usual: _Hea
     if item.entry.type is not EntryType.REG:
         return []
     size = item.entry.size
+    if not ranges and item.source.runs is None:
+        return [(0, size, usual)] if size else []
     segments: list[_Segment] = []
     at = 0
     for start, end in _merge(ranges, size):
@@ -182,35 +184,35 @@ def _holes(source: SourceEntry) -> Iterator[tuple[int, int]]:
         yield at, source.entry.size
 
 
-class _Content:
-    """The bytes of a file as pieces, to be cut."""
+def _content(source: SourceEntry) -> list[tuple[int, Span | Zeros]]:
+    """Return the bytes of a file as pieces, each behind its offset in the file."""
+    if source.runs is None:
+        return [(0, source.payload)]
+    pieces: list[tuple[int, Span | Zeros]] = []
+    at, stored = 0, source.payload.offset
+    for start, length in source.runs:
+        if start > at:
+            pieces.append((at, Zeros(start - at)))
+        pieces.append((start, Span(stored, length)))
+        at, stored = start + length, stored + length
+    if at < source.entry.size:
+        pieces.append((at, Zeros(source.entry.size - at)))
+    return pieces
 
-    def __init__(self, source: SourceEntry) -> None:
-        self._pieces: list[Span | Zeros] = []
-        self._starts: list[int] = []
-        if source.runs is None:
-            self._add(0, source.payload)
-            return
-        at, stored = 0, source.payload.offset
-        for start, length in source.runs:
-            self._add(at, Zeros(start - at))
-            self._add(start, Span(stored, length))
-            at, stored = start + length, stored + length
-        self._add(at, Zeros(source.entry.size - at))
 
-    def cut(self, start: int, end: int) -> Iterator[Span | Zeros]:
-        at = bisect_right(self._starts, start) - 1
-        while start < end:
-            piece, first = self._pieces[at], self._starts[at]
-            length = min(end, first + piece.length) - start
-            yield Span(piece.offset + start - first, length) if isinstance(piece, Span) else Zeros(length)
-            start += length
-            at += 1
+def _cut(content: list[tuple[int, Span | Zeros]], start: int, end: int) -> Iterator[Span | Zeros]:
+    """Give the pieces of *content* that make up the file bytes [start, end)."""
+    at = bisect_right(content, start, key=_offset) - 1
+    while start < end:
+        first, piece = content[at]
+        length = min(end, first + piece.length) - start
+        yield Span(piece.offset + start - first, length) if isinstance(piece, Span) else Zeros(length)
+        start += length
+        at += 1
 
-    def _add(self, start: int, piece: Span | Zeros) -> None:
-        if piece.length:
-            self._starts.append(start)
-            self._pieces.append(piece)
+
+def _offset(piece: tuple[int, Span | Zeros]) -> int:
+    return piece[0]
 
 
 class _Cutter:
@@ -224,6 +226,8 @@ class _Cutter:
         self._members: list[MemberPlan] = []
         self._whole_files: list[WholeFile] = []
         self._pieces: list[Piece] = []
+        #: Where in the source the last piece ends, if it is a span; it belongs to this object and may grow.
+        self._span_end = -1
         self._length = 0
         self._chunks: list[PlannedChunk] = []
         self._heat: _Heat | None = None
@@ -239,10 +243,10 @@ class _Cutter:
         self._entries.append(item.entry)
         if not segments:
             return
-        content = _Content(item.source)
+        content = _content(item.source)
         chunks = sum(self._segment(number, content, *segment) for segment in segments)
         if chunks > 1:
-            self._whole_files.append(WholeFile(number, tuple(content.cut(0, item.entry.size))))
+            self._whole_files.append(WholeFile(number, tuple(piece for _, piece in content)))
         self._pad(item)
 
     def landmark(self, name: bytes, heat: _Heat) -> None:
@@ -260,7 +264,7 @@ class _Cutter:
         self._close()
         return LayerPlan(self._entries, self._members, self._whole_files)
 
-    def _segment(self, number: int, content: _Content, start: int, end: int, heat: _Heat) -> int:
+    def _segment(self, number: int, content: list[tuple[int, Span | Zeros]], start: int, end: int, heat: _Heat) -> int:
         """Add file bytes of one heat; return the number of chunks that they made."""
         shares = self._heat is heat and self._length + end - start <= heat.limit
         if self._heat is not None and not shares:
@@ -273,7 +277,7 @@ class _Cutter:
             step = self._chunk_bytes or heat.limit
             for at in range(first, last, step):
                 stop = min(last, at + step)
-                self._add_chunk(number, at, content.cut(at, stop), stop - at, heat)
+                self._add_chunk(number, at, _cut(content, at, stop), stop - at, heat)
                 count += 1
             if last < end:
                 self._close()
@@ -299,17 +303,24 @@ class _Cutter:
 
     def _add(self, piece: Piece, length: int) -> None:
         """Append a piece; a span that goes on where the last one ends makes that one longer."""
-        last = self._pieces[-1] if self._pieces else None
-        if isinstance(piece, Span) and isinstance(last, Span) and last.offset + last.length == piece.offset:
-            self._pieces[-1] = Span(last.offset, last.length + length)
+        if type(piece) is Span:
+            if piece.offset == self._span_end:
+                last = self._pieces[-1]
+                assert type(last) is Span
+                last.length += length
+            else:
+                self._pieces.append(Span(piece.offset, length))
+            self._span_end = piece.offset + length
         else:
             self._pieces.append(piece)
+            self._span_end = -1
         self._length += length
 
     def _close(self) -> None:
         if self._length:
             self._members.append(MemberPlan(tuple(self._pieces), self._length, tuple(self._chunks)))
             self._pieces = []
+            self._span_end = -1
             self._chunks = []
             self._length = 0
             self._heat = None

@@ -22,6 +22,9 @@ The spool holds the *uncompressed* source tar, unchanged; a `Span` is a range of
 byte, except those of sparse files (written out in full, holes are `Zeros`) and of the few entries that only a new header
 can keep right (`format.effective`). Every layer gets exactly one landmark. Duplicate, overwritten and format entries are
 dropped, so any reader, first or last entry wins, sees one tree.
+
+Values are not changed once they are handed over; those that a layer has hundreds of thousands of are not frozen
+dataclasses for the reason given in `format.toc`.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ DEFAULT_COLD_BYTES: Final = 128 * KIB
 DEFAULT_LEVEL: Final = 6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Span:
     """The bytes [offset, offset + length) of the spooled source tar."""
 
@@ -47,7 +50,7 @@ class Span:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Zeros:
     """`length` zero bytes: padding, and the holes of a sparse file."""
 
@@ -72,7 +75,7 @@ class LayerOptions:
     level: int = DEFAULT_LEVEL
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SourceEntry:
     """An entry of the source tar and where its bytes are.
 
@@ -87,7 +90,7 @@ class SourceEntry:
     runs: tuple[tuple[int, int], ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PlannedChunk:
     """`length` bytes at *offset* of the file `LayerPlan.entries[entry]`, *inner_offset* into the member's raw bytes."""
 
