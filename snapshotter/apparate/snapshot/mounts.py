@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from apparate.snapshot.model import Kind, Mount
+from apparate.oci.digest import Digest
+from apparate.snapshot.model import Kind, Mount, Record
 from apparate.snapshot.overlay import Overlay
 
 
@@ -28,3 +29,20 @@ def mounts_of(kind: Kind, own: Path, work: Path, lowers: Sequence[Path], overlay
         options += [f"workdir={work}", f"upperdir={own}"]
     options.append("lowerdir=" + ":".join(map(str, lowers)))
     return (Mount("overlay", "overlay", tuple(options)),)
+
+
+def without_repeated_layers(ancestors: Sequence[Record]) -> list[Record]:
+    """Return *ancestors*, nearest first, without the farther ones of a lazy layer that occurs again.
+
+    An image may have one layer several times, an empty one above all. They are one mount, and overlayfs refuses the
+    same directory twice (ELOOP). The nearest hides everything that the farther ones could show.
+    """
+    seen: set[Digest] = set()
+    kept = []
+    for record in ancestors:
+        if record.layer is not None:
+            if record.layer in seen:
+                continue
+            seen.add(record.layer)
+        kept.append(record)
+    return kept

@@ -21,7 +21,7 @@ from apparate.snapshot.labels import target_of
 from apparate.snapshot.layer_mounts import LayerMounts
 from apparate.snapshot.metastore import METADATA_NAME, Metastore
 from apparate.snapshot.model import Info, Kind, Mount, Origin, Record, SnapshotId
-from apparate.snapshot.mounts import mounts_of
+from apparate.snapshot.mounts import mounts_of, without_repeated_layers
 from apparate.snapshot.overlay import Overlay, detect
 from apparate.snapshot.reconcile import reconcile_directories, reconcile_layers
 from apparate.snapshot.remote import Loader, Usage
@@ -333,7 +333,7 @@ class Snapshotter:
             record.info.kind,
             self._directories.content(record.id),
             self._directories.work(record.id),
-            [self._directories.content(ancestor.id) for ancestor in ancestors],
+            [self._directories.content(ancestor.id) for ancestor in without_repeated_layers(ancestors)],
             self._overlay,
         )
 

@@ -151,6 +151,17 @@ def test_a_lazy_image_is_committed_layer_by_layer_and_mounted_for_a_container(
     assert len(fake.known) == 3
 
 
+def test_a_layer_that_occurs_twice_is_a_lower_directory_once(snapshotter: Snapshotter, fake: FakeLoader) -> None:
+    image = Image(fake, "lazy lazy")
+    image.layers.append(image.layers[0])
+    image.chain_ids.append("sha256:" + hashlib.sha256(b"top").hexdigest())
+    top, how = pull(snapshotter, image)
+    assert how == ["here"] * 3
+    targets = [path.resolve() for path in lowers(snapshotter.prepare("k8s.io/9/container", top, {}))]
+    assert len(targets) == len(set(targets)) == 2
+    assert (targets[0] / "file0").exists()
+
+
 def test_removing_the_image_leaves_nothing(snapshotter: Snapshotter, fake: FakeLoader, tmp_path: Path) -> None:
     image = Image(fake, "lazy odd lazy odd")
     top, how = pull(snapshotter, image)
