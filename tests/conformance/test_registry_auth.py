@@ -369,9 +369,12 @@ def test_client_certificate_is_shown(node: Node, tmp_path: Path, authority: Auth
     certificate, key = authority.issue("node-1", usage="clientAuth")
     with Registry(tmp_path / "mutual", authority=authority, client_authority=authority) as server:
         common = f'server = "{server.url}"\nca = "{authority.ca}"\n'
-        node.hosts_toml(server.host, common)
+        (tmp_path / "stranger").mkdir()
+        stranger = Node(tmp_path / "stranger")
+        stranger.hosts_toml(server.host, common)
         with pytest.raises(Unavailable):
-            fetch(node.client, f"{server.host}/team/app", Deadline.after(1))
+            fetch(stranger.client, f"{server.host}/team/app", Deadline.after(1))
+        stranger.client.close()
         if form == "pair":
             client = f'client = [["{certificate}", "{key}"]]\n'
         else:
@@ -456,3 +459,43 @@ def test_proxy_of_hosts_toml_carries_the_request(node: Node, open_registry: Regi
         node.hosts_toml("registry.test", f'server = "http://registry.test"\nproxy = "{with_user}"\n')
         assert node.read("registry.test/team/app") == BLOB
         assert proxy.count("GET", "http://registry.test/v2/team/app/blobs/") == 1
+
+
+def test_tls_goes_through_a_tunnel_of_the_proxy(node: Node, open_registry: Registry, authority: Authority) -> None:
+    with Front(open_registry.host, authority=authority) as server, Front() as proxy:
+        proxy_url = proxy.url.replace("http://", "http://me:pw@")
+        text = f'server = "{server.url}"\nca = "{authority.ca}"\nproxy = "{proxy_url}"\n'
+        node.hosts_toml(server.host, text)
+        assert node.read(f"{server.host}/team/app") == BLOB
+        (tunnel,) = proxy.requests("CONNECT", server.host)
+        assert tunnel.headers["proxy-authorization"] == f"Basic {_pair('me', 'pw')}"
+        assert not any("proxy-authorization" in seen.headers for seen in server.requests())
+
+
+def test_proxy_that_refuses_is_named_without_its_password(
+    node: Node, open_registry: Registry, authority: Authority
+) -> None:
+    with Front(open_registry.host, authority=authority) as server, Front() as proxy:
+        proxy.on("CONNECT", "", Answer(407, {"Content-Length": "0"}))
+        proxy_url = proxy.url.replace("http://", "http://me:hunter2@")
+        node.hosts_toml(server.host, f'server = "{server.url}"\nca = "{authority.ca}"\nproxy = "{proxy_url}"\n')
+        with pytest.raises(Unavailable, match="proxy") as caught:
+            fetch(node.client, f"{server.host}/team/app", Deadline.after(0.5))
+        assert "hunter2" not in str(caught.value)
+
+
+def test_proxies_of_the_environment_are_used(
+    tmp_path: Path, open_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Front() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "direct.test")
+        proxy.on("GET", "http://registry.test/", Answer(200, {}, BLOB))
+        node = Node(tmp_path)
+        node.hosts_toml("registry.test", 'server = "http://registry.test"\n')
+        assert node.read("registry.test/team/app") == BLOB
+        node.hosts_toml("direct.test", 'server = "http://direct.test"\n')
+        with pytest.raises(Unavailable):
+            fetch(node.client, "direct.test/team/app", Deadline.after(0.3))
+        assert proxy.count() == 1
+        node.client.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -55,11 +55,11 @@ class Endpoint:
     """*scheme* is https, but a server that turns out to speak plain HTTP is spoken to so."""
     namespace: str = ""
     """Registry this is a mirror of, sent as `ns`; empty for the registry itself."""
+    origin: Origin = field(init=False, compare=False)
+    """The origin that credentials of this endpoint are bound to."""
 
-    @property
-    def origin(self) -> Origin:
-        """The origin credentials of this endpoint are bound to."""
-        return origin_of(f"{self.scheme}://{self.host}")
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "origin", origin_of(f"{self.scheme}://{self.host}"))
 
     def url(self, path: str, query: tuple[tuple[str, str], ...] = ()) -> str:
         """Return the URL of *path*, relative to the API root, with *query* and the mirror's namespace."""

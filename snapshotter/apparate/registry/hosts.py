@@ -6,6 +6,7 @@ import dataclasses
 import ipaddress
 import os
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 DOCKER_HUB = "docker.io"
 DOCKER_HUB_HOST = "registry-1.docker.io"
 EVENT_HOSTS_FILE_REFUSED = "hosts.toml cannot be used, only the certificates beside it are"
+RECHECK_S = 1.0
+"""A change in certs.d is seen within this time: ranged reads come by the hundred, and each look costs six stat calls."""
 CERTIFICATES_MAX = 256
 """Certificate files considered in one host's directory."""
 
@@ -38,13 +41,20 @@ class _Loaded:
 
 
 class HostTable:
-    """Endpoints of registries, read again when a file changes; thread-safe."""
+    """Endpoints of registries, read again when a file changes; thread-safe.
 
-    def __init__(self, settings: RegistrySettings) -> None:
+    Args:
+        settings: where to look.
+        recheck_s: how long an answer is given again without looking at the files.
+    """
+
+    def __init__(self, settings: RegistrySettings, recheck_s: float = RECHECK_S) -> None:
         self._roots = tuple(Path(root) for root in settings.hosts_dirs)
         self._plain = frozenset(settings.plain_http_hosts)
+        self._recheck_s = recheck_s
         self._lock = threading.Lock()
         self._loaded: dict[str, _Loaded] = {}
+        self._answers: dict[tuple[str, Capability], tuple[float, tuple[Endpoint, ...]]] = {}
 
     def endpoints(self, registry: str, needed: Capability) -> tuple[Endpoint, ...]:
         """Return where *registry* can be asked for *needed*, in the order in which to try; none when nowhere.
@@ -52,6 +62,17 @@ class HostTable:
         Raises:
             FailedPrecondition: a directory or file is there and cannot be read.
         """
+        now = time.monotonic()
+        with self._lock:
+            until, known = self._answers.get((registry, needed), (0.0, ()))
+        if now < until:
+            return known
+        found = self._found(registry, needed)
+        with self._lock:
+            self._answers[registry, needed] = (now + self._recheck_s, found)
+        return found
+
+    def _found(self, registry: str, needed: Capability) -> tuple[Endpoint, ...]:
         entries = list(self._entries(registry))
         if not entries[-1].host:
             entries[-1] = self._itself(entries[-1], registry)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import socket
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
     from apparate.registry.deadline import Deadline
+    from apparate.registry.resolver import Resolver
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,11 @@ class Limits:
     """Bounds of one exchange."""
 
     deadline: Deadline
+    connect_s: float
+    """For name look-up and all addresses of a name together; the handshake of TLS gets as much again."""
     idle_s: float
     slow_bytes_per_s: int
+    resolver: Resolver
 
     def wait_s(self) -> float:
         """Return how long the next step may wait; raise TimeoutError when there is no time left."""
@@ -41,6 +46,8 @@ class Limits:
         return left
 
 
+_ADDRESS_S_MIN = 0.25
+"""What the last of many addresses still gets."""
 _CURRENT: ContextVar[Limits] = ContextVar("apparate_registry_limits")
 
 
@@ -102,6 +109,30 @@ class _BoundedConnection(HTTPConnection):
         super().connect()
         self._bound_sending()
 
+    def _new_conn(self) -> socket.socket:
+        # The base class looks the name up without any limit, and gives each address the whole connect timeout.
+        limits = _CURRENT.get(None)
+        if limits is None:
+            return super()._new_conn()
+        budget = limits.deadline.capped(limits.connect_s)
+        name, timeout = self._dns_host, self.timeout
+        try:
+            addresses = limits.resolver.addresses(name, self.port or 0, max(budget.remaining(), 0.0))
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, f"the name {name} was not resolved in time") from error
+        except (OSError, UnicodeError) as error:
+            raise NameResolutionError(name, self, _gaierror(error)) from error
+        try:
+            for left in range(len(addresses), 1, -1):
+                self._dns_host = addresses[-left]
+                self.timeout = max(budget.remaining() / left, _ADDRESS_S_MIN)
+                with contextlib.suppress(NewConnectionError, ConnectTimeoutError):
+                    return super()._new_conn()
+            self._dns_host, self.timeout = addresses[-1], max(budget.remaining(), _ADDRESS_S_MIN)
+            return super()._new_conn()
+        finally:
+            self._dns_host, self.timeout = name, timeout
+
     def request(self, *args: Any, **kwargs: Any) -> None:
         self._bound_sending()
         super().request(*args, **kwargs)
@@ -111,6 +142,10 @@ class _BoundedConnection(HTTPConnection):
         limits = _CURRENT.get(None)
         if limits is not None and self.sock is not None:
             self.sock.settimeout(limits.wait_s())
+
+
+def _gaierror(error: Exception) -> socket.gaierror:
+    return error if isinstance(error, socket.gaierror) else socket.gaierror(socket.EAI_NONAME, str(error))
 
 
 class _BoundedTlsConnection(_BoundedConnection, HTTPSConnection):

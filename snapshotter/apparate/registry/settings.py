@@ -18,7 +18,7 @@ class RegistrySettings:
     docker_config: str = ""
     """Path of a docker config.json; empty: `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`."""
     connect_timeout_s: float = 5.0
-    """For name look-up, TCP and TLS together; hosts.toml's `dial_timeout` overrides it per host."""
+    """For name look-up and TCP together, and as much again for TLS; hosts.toml's `dial_timeout` overrides it per host."""
     idle_timeout_s: float = 10.0
     """A connection that moves no byte for so long is given up and the request tried again."""
     slow_bytes_per_s: int = 1024

@@ -18,6 +18,7 @@ from urllib3 import exceptions as http_errors
 from apparate.errors import ApparateError, FailedPrecondition, Unavailable
 from apparate.registry.limits import BoundedPool, BoundedTlsPool, Limits, applied
 from apparate.registry.redact import redact_url
+from apparate.registry.resolver import Resolver
 from apparate.registry.tls import context_for, speaks_plain_http
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class Transport:
     def __init__(self, settings: RegistrySettings, proxies: ProxyRules) -> None:
         self._settings = settings
         self._proxies = proxies
+        self._resolver = Resolver()
         self._lock = threading.Lock()
         self._managers: OrderedDict[tuple[TlsConfig, str], urllib3.PoolManager] = OrderedDict()
 
@@ -161,7 +163,7 @@ class Transport:
             raise Unavailable(f"{request.method} {redact_url(request.url)}: the deadline passed")
         proxy = route.proxy if route.proxy is not None else self._proxies.proxy_for(request.url)
         manager = self._manager(route.tls, proxy or "")
-        limits = Limits(deadline, settings.idle_timeout_s, settings.slow_bytes_per_s)
+        limits = Limits(deadline, connect_s, settings.idle_timeout_s, settings.slow_bytes_per_s, self._resolver)
         try:
             with applied(limits):
                 raw = manager.urlopen(

@@ -11,7 +11,7 @@ from apparate.registry.settings import RegistrySettings
 
 
 def table(*roots: Path, plain: tuple[str, ...] = ()) -> HostTable:
-    return HostTable(RegistrySettings(hosts_dirs=tuple(map(str, roots)), plain_http_hosts=plain))
+    return HostTable(RegistrySettings(hosts_dirs=tuple(map(str, roots)), plain_http_hosts=plain), recheck_s=0)
 
 
 def write(root: Path, name: str, text: str) -> Path:
@@ -105,6 +105,15 @@ def test_change_is_seen_without_a_restart(tmp_path: Path) -> None:
     path.unlink()
     path.parent.rmdir()
     assert only(made, "r.test").host == "r.test"
+
+
+def test_many_questions_look_at_the_files_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "r.test", 'server = "https://a.test"')
+    made = HostTable(RegistrySettings(hosts_dirs=(str(tmp_path),)), recheck_s=3600)
+    assert only(made, "r.test").host == "a.test"
+    path.write_text('server = "https://bb.test"')
+    assert only(made, "r.test").host == "a.test"
+    assert only(made, "r.test", Capability.PUSH).host == "bb.test", "another question is another look"
 
 
 def test_renewed_certificate_makes_another_tls_configuration(tmp_path: Path) -> None:
