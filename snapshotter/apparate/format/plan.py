@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from apparate.errors import InvalidArgument
+from apparate.format.collector import collector_paused
 from apparate.format.effective import Item, effective_items
 from apparate.format.prefetch import PrefetchRange
 from apparate.format.tar_header import END_OF_ARCHIVE, build_header, padding
@@ -77,6 +78,17 @@ def plan_layer(
 ) -> LayerPlan:
     """Return the plan of a layer; *ends_archive*: its last member ends with the zero blocks that end a tar."""
     check_options(options)
+    with collector_paused():
+        return _plan(source, options, prefetch, ends_archive=ends_archive)
+
+
+def _plan(
+    source: Sequence[SourceEntry],
+    options: LayerOptions,
+    prefetch: Sequence[PrefetchRange] | None,
+    *,
+    ends_archive: bool,
+) -> LayerPlan:
     items = effective_items(source)
     front, ranges, rest = _order(items, prefetch or ())
     hot, cold, hole = _Heat(options.member_bytes), _Heat(options.cold_bytes), _Heat(HOLE_MEMBER_BYTES)

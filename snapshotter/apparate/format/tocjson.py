@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from apparate.errors import FormatError, Unsupported
+from apparate.format.collector import collector_paused
 from apparate.format.limits import MAX_MEMBER_BYTES, MAX_MEMBER_RAW_BYTES
 from apparate.format.paths import clean_path
 from apparate.format.toc import DIGEST_BYTES, NO_XATTRS, Chunk, Compression, Entry, EntryType, Member, TableOfContents
@@ -47,8 +48,9 @@ def parse_toc_json(document: bytes, compression: Compression, fmt: str, data_end
     """
     reader = _Reader(compression, fmt, data_end)
     try:
-        for row in _rows(document.decode("utf-8", "surrogateescape"), fmt):
-            reader.row(row)
+        with collector_paused():
+            for row in _rows(document.decode("utf-8", "surrogateescape"), fmt):
+                reader.row(row)
     except (ValueError, RecursionError, AttributeError) as error:
         raise FormatError(fmt, "TOC", f"is no JSON of the expected form: {error}") from error
     return reader.finish()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import add
 from typing import Final
 
 from apparate.errors import FormatError, Unsupported
+from apparate.format.collector import collector_paused
 from apparate.format.erofs import writer
 from apparate.format.index.local import member_digest, write_local
 from apparate.format.index.tables import (
@@ -63,26 +62,10 @@ def build_tables(
     Raises:
         FormatError, Unsupported: as `build_index`.
     """
-    with _collector_paused():
+    with collector_paused():
         tables = _tables(toc, profile, toc_digest)
         tables.check()
     return tables
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Keep the cycle collector from walking a heap of some 100,000 new objects, none of them in a cycle: a fifth of the time.
-
-    Threads that do this at once may switch it on a little early for one another, which costs only time.
-    """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _tables(toc: TableOfContents, profile: Sequence[PrefetchRange], toc_digest: bytes) -> IndexTables:
