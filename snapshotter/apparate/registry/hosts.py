@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apparate.errors import FailedPrecondition, FormatError
+from apparate.errors import FailedPrecondition, FormatError, InvalidArgument
 from apparate.registry.endpoint import Capability, Endpoint, TlsConfig
 from apparate.registry.hosts_file import HOSTS_FILE_BYTES_MAX, HostEntry, parse_hosts_file
 from apparate.telemetry.logging import get_logger
@@ -76,7 +76,10 @@ class HostTable:
         entries = list(self._entries(registry))
         if not entries[-1].host:
             entries[-1] = self._itself(entries[-1], registry)
-        made = [_endpoint(entry, registry) for entry in entries if needed in entry.capabilities]
+        try:
+            made = [_endpoint(entry, registry) for entry in entries if needed in entry.capabilities]
+        except ValueError as error:
+            raise InvalidArgument(f"registry {registry[:255]!r}: {error}") from error
         if needed is Capability.PUSH:
             made = [dataclasses.replace(endpoint, namespace="") for endpoint in made]
         return tuple(made)

@@ -15,6 +15,8 @@ from apparate.registry.endpoint import Capability
 HOSTS_FILE_BYTES_MAX = 1024 * 1024
 _CAPABILITIES = {"pull": Capability.PULL, "resolve": Capability.RESOLVE, "push": Capability.PUSH}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*\Z")
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -162,8 +164,8 @@ def _headers(value: object, where: str) -> tuple[tuple[str, str], ...]:
     out: list[tuple[str, str]] = []
     for name, content in value.items():
         texts = (content,) if isinstance(content, str) else _strings(content, f"{where}.{name}")
-        if any(c in text for text in (name, *texts) for c in "\r\n\0"):
-            raise FormatError("hosts.toml", f"{where}.{name[:40]!r}", "has a line break")
+        if not _HEADER_NAME.match(name) or not all(_HEADER_VALUE.match(text) for text in texts):
+            raise FormatError("hosts.toml", f"{where}.{name[:40]!r}", "is no HTTP header")
         out.append((name, ", ".join(texts)))
     return tuple(out)
 

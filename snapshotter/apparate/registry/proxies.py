@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
+from apparate.errors import InvalidArgument
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -23,13 +25,17 @@ class ProxyRules:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
-        """Return the rules in *environ*; upper case goes before lower case."""
+        """Return the rules in *environ*; upper case goes before lower case.
+
+        Raises:
+            InvalidArgument: a proxy's URL does not parse; it is not shown, for it may hold a password.
+        """
 
         def value(name: str) -> str:
             return (environ.get(name) or environ.get(name.lower()) or "").strip()
 
         no_proxy = tuple(part.strip().lower() for part in value("NO_PROXY").split(",") if part.strip())
-        return cls(_with_scheme(value("HTTP_PROXY")), _with_scheme(value("HTTPS_PROXY")), no_proxy)
+        return cls(_url("HTTP_PROXY", value("HTTP_PROXY")), _url("HTTPS_PROXY", value("HTTPS_PROXY")), no_proxy)
 
     def proxy_for(self, url: str) -> str:
         """Return the URL of the proxy for *url*, empty when it is reached directly."""
@@ -42,8 +48,18 @@ class ProxyRules:
         return "" if any(_excluded(rule, host, port) for rule in self.no_proxy) else proxy
 
 
-def _with_scheme(proxy: str) -> str:
-    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+def _url(name: str, proxy: str) -> str:
+    if not proxy:
+        return ""
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InvalidArgument(f"environment variable {name} holds no URL of a proxy; write http://host:port")
+    return url
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -210,6 +210,8 @@ class Transport:
         manager: urllib3.PoolManager
         if proxy:
             parts = urlsplit(proxy)
+            if parts.scheme not in {"http", "https"}:
+                raise FailedPrecondition(f"proxies of the kind {parts.scheme} are not supported, only http and https")
             credentials = f"{parts.username}:{parts.password or ''}" if parts.username else None
             manager = urllib3.ProxyManager(
                 f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
@@ -270,7 +272,7 @@ def translated(error: Exception, method: str, url: str) -> ApparateError:
     if isinstance(cause, ssl.SSLError) and speaks_plain_http(cause):
         return TlsNotSpoken(f"{what}: the server speaks plain HTTP; its hosts.toml or plain_http_hosts must say so")
     if isinstance(error, http_errors.LocationValueError | UnicodeError):
-        return FailedPrecondition(f"{what}: the URL cannot be used")
+        return FailedPrecondition(f"{what}: the URL or a header cannot be encoded")
     kind = NotConnected if isinstance(error, _NOT_CONNECTED) else Unavailable
     return kind(f"{what}: {_described(error, cause)}")
 

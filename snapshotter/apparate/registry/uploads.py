@@ -265,7 +265,7 @@ def _with_query(url: str, **more: str) -> str:
 def _exactly(pieces: Iterable[bytes], size: int, deadline: Deadline) -> Iterator[bytes]:
     """Yield *pieces*; raise IntegrityError when they are not *size* bytes, so that no short body is ever completed."""
     count = 0
-    for piece in pieces:
+    for piece in _readable(pieces):
         deadline.check("upload")
         count += len(piece)
         if count > size:
@@ -273,6 +273,14 @@ def _exactly(pieces: Iterable[bytes], size: int, deadline: Deadline) -> Iterator
         yield piece
     if count != size:
         raise IntegrityError("upload source", f"{size} bytes", f"{count} bytes" if count < size else "more")
+
+
+def _readable(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield *pieces*; a local file that fails must not be taken for a connection that broke and be tried again."""
+    try:
+        yield from pieces
+    except OSError as error:
+        raise FailedPrecondition(f"what is to be uploaded cannot be read: {error.strerror or error}") from error
 
 
 def _regrouped(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:

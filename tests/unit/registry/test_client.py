@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.support.fake_registry import FakeRegistry, Reply
 
-from apparate.errors import FormatError, IntegrityError, InvalidArgument, RegistryError, Unavailable
+from apparate.errors import (
+    ApparateError,
+    FailedPrecondition,
+    FormatError,
+    IntegrityError,
+    InvalidArgument,
+    RegistryError,
+    Unavailable,
+)
 from apparate.oci import names
 from apparate.oci.digest import Digest
 from apparate.oci.manifest import MANIFEST_BYTES_MAX
@@ -180,3 +191,51 @@ def test_answer_without_a_location_is_temporary(client: RegistryClient, registry
     registry.fault = lambda request: Reply(202) if request.method == "POST" else None
     with pytest.raises(Unavailable, match="no Location"):
         client.upload_blob(REF, DIGEST, len(BLOB), lambda: [BLOB], deadline=Deadline.after(0.05))
+
+
+def test_source_that_cannot_be_read_is_no_network_failure(client: RegistryClient, registry: FakeRegistry) -> None:
+    def broken() -> Iterator[bytes]:
+        yield BLOB[:10]
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(FailedPrecondition, match="Input/output error"):
+        client.upload_blob(REF, DIGEST, len(BLOB), broken)
+    assert registry.count("PUT") == 0
+
+
+_HEADERS = st.dictionaries(
+    st.sampled_from(["Location", "Content-Range", "Content-Length", "Content-Type", "Docker-Content-Digest",
+                     "WWW-Authenticate", "Retry-After", "Range"]),
+    st.text(st.characters(max_codepoint=255), max_size=30)
+    | st.sampled_from([str(DIGEST), "5", "bytes 0-4/10", "bytes=0-4", "/v2/", "https://h:1/", 'Bearer realm="https://t/"',
+                       'Basic realm="x"', "Wed, 21 Oct 2015 07:28:00 GMT", "text/html", "multipart/byteranges; boundary=x"]),
+    max_size=4,
+)  # fmt: skip
+_REPLIES = st.builds(
+    Reply,
+    st.sampled_from([200, 201, 202, 204, 206, 301, 307, 400, 401, 403, 404, 416, 429, 500, 503]),
+    _HEADERS,
+    st.binary(max_size=40)
+    | st.sampled_from([b"{}", b'{"token": "t"}', b'{"errors": [{"code": "X"}]}', b'{"errors": 5}']),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(_REPLIES, min_size=1, max_size=5), st.integers(0, 6))
+def test_whatever_a_registry_answers_only_our_errors_escape(replies: list[Reply], which: int) -> None:
+    registry = FakeRegistry()
+    left = iter(replies)
+    registry.fault = lambda _request: next(left, Reply(404))
+    client, brief = registry.client(), Deadline.after(0.02)
+    calls: list[Callable[[], object]] = [
+        lambda: client.manifest(REF, deadline=brief),
+        lambda: client.head_manifest(REF, deadline=brief),
+        lambda: client.blob(REF, DIGEST, deadline=brief).read(),
+        lambda: client.blob_range(REF, DIGEST, 0, 5, deadline=brief).read(),
+        lambda: client.blob_tail(REF, DIGEST, 5, deadline=brief).read(),
+        lambda: client.upload_stream(REF, [b"x"], deadline=brief),
+        lambda: client.mount_blob(REF, DIGEST, "other", deadline=brief),
+    ]
+    with contextlib.suppress(ApparateError):
+        calls[which]()
+    client.close()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from apparate.errors import FailedPrecondition
+from apparate.errors import FailedPrecondition, InvalidArgument
 from apparate.registry.endpoint import Capability, Endpoint
 from apparate.registry.hosts import HostTable
 from apparate.registry.settings import RegistrySettings
@@ -148,3 +148,8 @@ def test_directory_that_is_no_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "r.test").write_text("")
     with pytest.raises(FailedPrecondition, match=r"r\.test"):
         table(tmp_path).endpoints("r.test", Capability.PULL)
+
+
+def test_port_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match=r"r\.test:99999"):
+        table().endpoints("r.test:99999", Capability.PULL)

@@ -100,6 +100,8 @@ def test_hosts_keep_the_order_of_the_file() -> None:
         ("header = 1", "header"),
         ("[header]\na = 1", "header.a"),
         ('[header]\na = "x\\r\\ny"', "header"),
+        ('[header]\n"a b" = "x"', "header"),
+        ('[header]\na = "\u2603"', "header"),
         ("dial_timeout = 5", "dial_timeout"),
         ('dial_timeout = "soon"', "dial_timeout"),
         ('dial_timeout = "5"', "dial_timeout"),

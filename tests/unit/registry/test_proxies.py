@@ -2,6 +2,7 @@
 
 import pytest
 
+from apparate.errors import InvalidArgument
 from apparate.registry.proxies import ProxyRules
 
 RULES = ProxyRules.from_environment(
@@ -43,3 +44,10 @@ def test_proxy_of_a_url(url: str, proxy: str) -> None:
 def test_star_excludes_everything_and_nothing_means_direct() -> None:
     assert ProxyRules("http://p", "http://p", ("*",)).proxy_for("https://other.test/") == ""
     assert ProxyRules.from_environment({}).proxy_for("https://other.test/") == ""
+
+
+@pytest.mark.parametrize("value", ["http://", "http://user:hunter2@proxy:port", "http://[::1", "http://p:0"])
+def test_proxy_that_is_no_url_is_refused_without_being_shown(value: str) -> None:
+    with pytest.raises(InvalidArgument, match="HTTPS_PROXY") as caught:
+        ProxyRules.from_environment({"HTTPS_PROXY": value})
+    assert "hunter2" not in str(caught.value)
