@@ -1,8 +1,9 @@
 """Writes the tar of a layer into a directory, as containerd's applier writes it into an upper directory.
 
-The rules are those of containerd's `archive` package: whiteouts become overlayfs' own (a character device 0:0, an
-opaque attribute), a later entry replaces an earlier one, a missing parent directory is made. Unlike containerd's, no
-path is ever resolved through a symbolic link of the layer: every component is opened by itself.
+The rules are those of containerd's `archive` package (`format.tree` states them for a mounted layer): whiteouts become
+overlayfs' own, a later entry replaces an earlier one, the attributes of a hard link are those of its inode, entries of
+the root itself are ignored, a missing parent directory is made with the attributes it has below. Unlike there, no path
+is resolved through a symbolic link of the layer: every component is opened by itself, and such an entry is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,8 @@ _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
 _RESERVED: Final = b".wh..wh."
 _OPAQUE_XATTR: Final = "trusted.overlay.opaque"
+_TRUSTED: Final = "trusted."
+_TIME_END_NS: Final = 1 << 63
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORMATS: Final = {EntryType.CHAR: stat.S_IFCHR, EntryType.BLOCK: stat.S_IFBLK, EntryType.FIFO: stat.S_IFIFO}
@@ -89,11 +92,11 @@ class _Tree:
             self._white_out(parent, name)
             self._entry = None
             return
+        if not name:
+            return
         if entry.type is EntryType.DIR:
             self._directory(entry, parent, name)
             return
-        if not name:
-            raise FormatError("tar", "name", f"the root of the layer is a {entry.type.value}")
         with self._parent(parent) as at:
             self._clear(at, entry.path, name)
             self._make(entry, at, name)
@@ -133,17 +136,16 @@ class _Tree:
             os.mknod(hidden, stat.S_IFCHR | 0o000, os.makedev(0, 0), dir_fd=at)
 
     def _directory(self, entry: Entry, parent: bytes, name: bytes) -> None:
-        if name:
-            with self._parent(parent) as at:
-                existing = _lstat(at, name)
-                if existing is not None and not stat.S_ISDIR(existing.st_mode):
-                    self._clear(at, entry.path, name)
-                    existing = None
-                if existing is None:
-                    os.mkdir(name, 0o700, dir_fd=at)
+        with self._parent(parent) as at:
+            existing = _lstat(at, name)
+            if existing is not None and not stat.S_ISDIR(existing.st_mode):
+                self._clear(at, entry.path, name)
+                existing = None
+            if existing is None:
+                os.mkdir(name, 0o700, dir_fd=at)
         with self._parent(entry.path) as own:
             _set_attributes(f"/proc/self/fd/{own}", entry, follow=True)
-        self._times[entry.path] = entry.mtime_ns
+        self._times[entry.path] = _bounded(entry.mtime_ns)
         self._own.add(entry.path)
 
     def _make(self, entry: Entry, at: int, name: bytes) -> None:
@@ -152,8 +154,7 @@ class _Tree:
             return
         if entry.type is EntryType.HARDLINK:
             self._hard_link(entry, at, name)
-            return
-        if entry.type is EntryType.SYMLINK:
+        elif entry.type is EntryType.SYMLINK:
             os.symlink(entry.link, name, dir_fd=at)
         else:
             device = os.makedev(entry.devmajor, entry.devminor) if entry.type is not EntryType.FIFO else 0
@@ -212,15 +213,12 @@ class _Tree:
     def _make_implied(self, fd: int, name: bytes, path: bytes) -> int:
         os.mkdir(name, 0o755, dir_fd=fd)
         child = os.open(name, _DIRECTORY_FLAGS, dir_fd=fd)
-        mode = 0o755
+        os.fchmod(child, 0o755)  # whatever the umask is
         for lower in self._lowers:
-            below = _lstat_below(lower, path)
-            if below is not None:
-                if stat.S_ISDIR(below.st_mode):
-                    os.fchown(child, below.st_uid, below.st_gid)
-                    mode = stat.S_IMODE(below.st_mode)
+            below = _Below(lower, path)
+            if below.exists:
+                below.copy_directory_to(child)
                 break
-        os.fchmod(child, mode)
         return child
 
     def _set_directory_time(self, path: bytes, mtime_ns: int) -> None:
@@ -235,39 +233,75 @@ def _lstat(at: int, name: bytes) -> os.stat_result | None:
         return None
 
 
-def _lstat_below(lower: Path, path: bytes) -> os.stat_result | None:
-    """Return the attributes of *path* in the layer at *lower*; no component of it may be a link."""
-    fd = os.open(lower, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        *parents, name = path.split(b"/")
-        for parent in parents:
+class _Below:
+    """What the layer at *lower* has at *path*, reached without following links."""
+
+    def __init__(self, lower: Path, path: bytes) -> None:
+        self._lower = lower
+        self._components = path.split(b"/")
+        self.exists = False
+        with self._opened_parent() as parent:
+            if parent is not None:
+                self.exists = _lstat(parent, self._components[-1]) is not None
+
+    @contextmanager
+    def _opened_parent(self) -> Iterator[int | None]:
+        with ExitStack() as opened:
+            fd = os.open(self._lower, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, fd)
+            for name in self._components[:-1]:
+                try:
+                    fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=fd)
+                except OSError:  # not there, or no directory there: this layer says nothing about the path
+                    yield None
+                    return
+                opened.callback(os.close, fd)
+            yield fd
+
+    def copy_directory_to(self, fd: int) -> None:
+        """Give the directory *fd* owner, attributes and mode of the directory here; anything else here hides, not describes."""
+        with self._opened_parent() as parent:
+            if parent is None:
+                return
             try:
-                child = os.open(parent, _DIRECTORY_FLAGS, dir_fd=fd)
-            except OSError:  # not there, or no directory there: this layer says nothing about the path
-                return None
-            os.close(fd)
-            fd = child
-        return _lstat(fd, name)
-    finally:
-        os.close(fd)
+                own = os.open(self._components[-1], _DIRECTORY_FLAGS, dir_fd=parent)
+            except (NotADirectoryError, FileNotFoundError):
+                return
+            try:
+                status = os.fstat(own)
+                os.fchown(fd, status.st_uid, status.st_gid)
+                for name in os.listxattr(own):
+                    if not name.startswith(_TRUSTED):
+                        os.setxattr(fd, name, os.getxattr(own, name))
+                os.fchmod(fd, stat.S_IMODE(status.st_mode))
+            finally:
+                os.close(own)
+
+
+def _bounded(time_ns: int) -> int:
+    """Return *time_ns* as containerd sets it."""
+    return time_ns if 0 <= time_ns < _TIME_END_NS else 0
 
 
 def _set_attributes(path: str | bytes, entry: Entry, *, follow: bool) -> None:
     """Owner first: changing it clears set-uid and capabilities, which come after it."""
     os.chown(path, entry.uid, entry.gid, follow_symlinks=follow)
     for name, value in entry.xattrs.items():
-        _set_xattr(path, name, value, follow=follow)
-    if entry.type is not EntryType.SYMLINK:
+        _set_xattr(path, os.fsdecode(name), value, follow=follow)
+    if follow or not os.path.islink(path):
         os.chmod(path, entry.mode)
-    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=follow)
+    time_ns = _bounded(entry.mtime_ns)
+    os.utime(path, ns=(time_ns, time_ns), follow_symlinks=follow)
 
 
-def _set_xattr(path: str | bytes, name: bytes, value: bytes, *, follow: bool) -> None:
+def _set_xattr(path: str | bytes, name: str, value: bytes, *, follow: bool) -> None:
+    if name.startswith(_TRUSTED):
+        return  # overlayfs' own; a layer must not speak for it
     try:
         os.setxattr(path, name, value, follow_symlinks=follow)
     except OSError as error:
-        # As containerd: attributes that the file system does not take are no reason to refuse a layer.
-        if error.errno not in (errno.ENOTSUP, errno.EPERM):
+        # As containerd: what this file system, or this type of file, does not take is no reason to refuse a layer.
+        if error.errno != errno.ENOTSUP and not (error.errno == errno.EPERM and name.startswith("user.")):
             raise
 
 
