@@ -5,7 +5,9 @@ The entries are applied in their order, as containerd's `archive.Apply` does on 
 - a later entry replaces an earlier one of the same path, with everything below it; only a directory over a directory
   keeps the children and takes the new attributes;
 - a missing parent is made, 0755 root:root; an entry for the root itself is ignored;
-- a hard link is the same inode, and its own attributes are applied to that inode;
+- a hard link is the same inode, and its own attributes are applied to that inode; so the inode loses its capabilities
+  unless the link's entry has them too, as by chown(2);
+- an access list takes the mode's permissions, as by chmod(2);
 - `.wh.NAME` becomes the character device 0:0 NAME, `.wh..wh..opq` the attribute trusted.overlay.opaque=y of its directory,
   other `.wh..wh.*` nothing. A real NAME of the same layer wins over its whiteout, in either order;
 - times outside [0, 2^63) ns are 0; `trusted.*` and attributes of unknown namespaces are not set, nor is `user.*` on
@@ -21,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from apparate.errors import FormatError
+from apparate.format import acl
 from apparate.format.toc import FORMAT_NAMES, NO_XATTRS, Chunk, Entry, EntryType, TableOfContents
 
 MAX_INODES: Final = 4_000_000
@@ -46,6 +49,7 @@ _SYMLINK_MODE: Final = 0o777
 _BLOCK: Final = 4096
 _ANY_TYPE_XATTRS: Final = (b"security.", b"system.posix_acl_")
 _USER_XATTRS: Final = b"user."
+_CAPABILITY: Final = b"security.capability"
 
 
 @dataclass(slots=True, eq=False)
@@ -208,8 +212,8 @@ class _Builder:
         node.uid = entry.uid
         node.gid = entry.gid
         node.mtime_ns = entry.mtime_ns if 0 <= entry.mtime_ns < _TIME_END_NS else 0
-        if entry.xattrs:
-            node.xattrs = {**node.xattrs, **_settable_xattrs(position, node.type, entry)}
+        if entry.xattrs or node.xattrs:
+            node.xattrs = _xattrs_after(position, node, entry)
 
     def _whiteout(self, position: int, entry: Entry, parent: Node, name: bytes) -> None:
         if name == OPAQUE_MARKER:
@@ -315,6 +319,19 @@ class _Builder:
         self._inodes += 1
         if self._inodes > MAX_INODES:
             raise _refuse(position, entry, "entries", f"more than {MAX_INODES} inodes")
+
+
+def _xattrs_after(position: int, node: Node, entry: Entry) -> dict[bytes, bytes]:
+    """Return the attributes of *node* once *entry* is applied as containerd does it: chown, setxattr, chmod."""
+    xattrs = {**node.xattrs}
+    if node.type is not EntryType.DIR:
+        xattrs.pop(_CAPABILITY, None)
+    xattrs |= _settable_xattrs(position, node.type, entry)
+    if acl.ACCESS in xattrs and node.type is not EntryType.SYMLINK:
+        access = acl.after_chmod(xattrs.pop(acl.ACCESS), node.mode)
+        if access is not None:
+            xattrs[acl.ACCESS] = access
+    return xattrs
 
 
 def _settable_xattrs(position: int, kind: EntryType, entry: Entry) -> dict[bytes, bytes]:

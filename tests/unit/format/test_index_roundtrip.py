@@ -19,7 +19,7 @@ from apparate.format.toc import PREFETCH_LANDMARK, Chunk, Compression, Entry, En
 from apparate.format.tree import build_tree
 
 WIRE_SHA256 = "cf5d49d12dad3700ab3d3a457d8bb9eaacca71d6012ea1070e4c500e75957d9f"
-METADATA_SHA256 = "8d80fec7bf0ccce53137ffb225c949452881ce10f0a864dd6ea50b37922f3ad4"
+METADATA_SHA256 = "24cc32f38ca9214c1df1cdecfa99ded4e2b3c5e7fe43644a27566e302193581b"
 
 
 def sha(data: bytes) -> bytes:

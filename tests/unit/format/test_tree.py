@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import pytest
@@ -166,6 +167,33 @@ def test_attributes_that_the_kernel_would_refuse_are_left_out() -> None:
     nodes = paths(grow(Entry(b"f", REG, xattrs=xattrs), Entry(b"s", SYM, link=b"f", xattrs=xattrs)))
     assert set(nodes[b"f"].xattrs) == kept
     assert set(nodes[b"s"].xattrs) == kept - {b"user.a"}
+
+
+def test_a_hard_link_takes_the_capabilities_away_unless_it_has_them_itself() -> None:
+    capable = Entry(b"a", REG, xattrs={b"security.capability": b"c", b"user.a": b"1"})
+    plain = Entry(b"b", EntryType.HARDLINK, link=b"a")
+    same = Entry(b"b", EntryType.HARDLINK, link=b"a", xattrs={b"security.capability": b"c"})
+    assert dict(paths(grow(capable, plain))[b"a"].xattrs) == {b"user.a": b"1"}
+    assert dict(paths(grow(capable, same))[b"a"].xattrs) == {b"security.capability": b"c", b"user.a": b"1"}
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("given", "mode", "kept"),
+    [
+        (acl((1, 6, 0), (2, 6, 7), (4, 4, 0), (16, 6, 0), (32, 4, 0)), 0o751,
+         acl((1, 7, 0), (2, 6, 7), (4, 4, 0), (16, 5, 0), (32, 1, 0))),
+        (acl((1, 6, 0), (2, 6, 7), (4, 4, 0), (32, 4, 0)), 0o700, acl((1, 7, 0), (2, 6, 7), (4, 0, 0), (32, 0, 0))),
+        (acl((1, 6, 0), (4, 4, 0), (32, 4, 0)), 0o751, None),
+        (b"no access list", 0o751, b"no access list"),
+    ],
+)  # fmt: skip
+def test_an_access_list_takes_the_mode(given: bytes, mode: int, kept: bytes | None) -> None:
+    name = b"system.posix_acl_access"
+    assert paths(grow(Entry(b"f", REG, mode, xattrs={name: given})))[b"f"].xattrs.get(name) == kept
 
 
 def test_a_symbolic_link_has_the_only_mode_it_can_have() -> None:
