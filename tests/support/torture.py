@@ -81,8 +81,10 @@ def _attributes() -> Entries:
         b"bin/setuid": file(b"#!/bin/sh\n", mode=0o4755),
         b"bin/setgid": file(b"#!/bin/sh\n", mode=0o2755),
         b"bin/ping": file(b"\x7fELF", mode=0o755, xattrs={"security.capability": CAPABILITY}),
-        b"bin/ping-too": hardlink("bin/ping"),
-        b"bin/ping-three": hardlink("bin/ping-too"),
+        b"bin/ping-too": hardlink("bin/ping", mode=0o755, xattrs={"security.capability": CAPABILITY}),
+        b"bin/ping-three": hardlink("bin/ping-too", mode=0o755, xattrs={"security.capability": CAPABILITY}),
+        b"bin/odd": file(b"odd", mode=0o755),
+        b"bin/odd-link": hardlink("bin/odd", mode=0o600, uid=7),  # containerd applies these to both names
         b"tmp/": directory(mode=0o1777),
         b"acl": file(b"acl\n", mode=0o664, xattrs={"system.posix_acl_access": ACL}),
         b"acl-directory/": directory(xattrs={"system.posix_acl_access": ACL, "system.posix_acl_default": ACL}),

@@ -23,6 +23,7 @@ from apparate.format.toc import Compression
 from apparate.format.writer import DEFAULT_COLD_BYTES, DEFAULT_LEVEL, DEFAULT_MEMBER_BYTES
 from apparate.oci.manifest import Platform
 from apparate.registry.client import RegistryClient
+from apparate.telemetry.logging import configure
 
 if TYPE_CHECKING:
     from apparate.convert.result import ConvertResult
@@ -121,6 +122,13 @@ class _Platform(click.ParamType[Platform]):
 @click.option("--replace", is_flag=True, help="Overwrite a tag that holds something else.")
 @click.option("--reconvert", is_flag=True, help="Convert an image that another tool has accelerated.")
 @click.option("--plain-http", is_flag=True, help="Speak plain HTTP to the registries of SRC and DST.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Seconds for which a registry that does not answer is tried.",
+)
 @click.option("--threads", type=int, default=0, show_default=True, help="Compression threads; 0: all cores.")
 @click.option(
     "--spool-dir",
@@ -150,10 +158,14 @@ def command(source: str, target: str, **given: Any) -> None:
         replace=given["replace"],
         reconvert=given["reconvert"],
     )
-    registry = load_settings(given["config_path"]).registry
+    loaded = load_settings(given["config_path"])
+    configure("error", loaded.log.format)  # what a person should know comes as an error or as progress
+    registry = loaded.registry
     if given["plain_http"]:
         registry = _plain(registry, read_from, write_to)
-    settings = ConvertSettings(threads=given["threads"], spool_dir=str(given["spool_dir"] or ""))
+    settings = ConvertSettings(
+        threads=given["threads"], spool_dir=str(given["spool_dir"] or ""), patience_s=given["patience"]
+    )
     client = RegistryClient(registry)
     try:
         with progress_for(sys.stderr) as progress:

@@ -20,7 +20,7 @@ from apparate.convert.progress import Stage
 from apparate.convert.result import LayerResult
 from apparate.convert.selection import Claims
 from apparate.convert.spool import read_layer
-from apparate.errors import Unavailable
+from apparate.errors import ApparateError
 from apparate.format.formats import layer_format_for
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 UPLOAD_PIECE_BYTES: Final = 1024 * 1024
 
 _Key = tuple["Digest", "Digest", frozenset[bytes]]
+
+
+class Stopped(ApparateError):
+    """A layer's thread was told to end. Not temporary, so that no upload of it is tried again."""
 
 
 def conversion_key(options: ConvertOptions) -> str:
@@ -182,7 +186,7 @@ class LayerPipeline:
 
         def tick(done: int, total: int) -> None:
             if self._stopping.is_set():
-                raise Unavailable("the conversion was stopped")
+                raise Stopped("the conversion was stopped")
             self._progress.advance(source.digest, stage, done, total)
 
         return tick

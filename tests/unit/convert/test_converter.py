@@ -196,8 +196,8 @@ def test_an_image_of_120_layers(source: Path, target: Path) -> None:
 
 
 def test_a_directory_of_many_entries(source: Path, target: Path) -> None:
-    write_layout(source, build_image([crowded_layer(20_000)]))
-    assert convert_layout(source, target).images[0].layers[0].entries == 20_002  # and the directory, and a landmark
+    write_layout(source, build_image([crowded_layer(3_000)]))
+    assert convert_layout(source, target).images[0].layers[0].entries == 3_002  # and the directory, and a landmark
 
 
 def test_zstd_layers(source: Path, target: Path) -> None:
