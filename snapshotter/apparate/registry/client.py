@@ -117,9 +117,9 @@ class RegistryClient:
             return self.manifest(ref, deadline=deadline, accept=accept).descriptor
         return Descriptor(media_type, _digest(digest, "Docker-Content-Digest"), size)
 
-    def blob(self, ref: Reference, digest: Digest, *, deadline: Deadline) -> BlobStream:
-        """Return the whole blob as it comes. The digest is the caller's to verify."""
-        return self._reads.whole(ref, digest, deadline)
+    def blob(self, ref: Reference, digest: Digest, *, deadline: Deadline, verify: bool = False) -> BlobStream:
+        """Return the whole blob as it comes. The digest is the caller's to check, unless *verify* is set (see BlobStream)."""
+        return self._reads.whole(ref, digest, deadline, verify=verify)
 
     def blob_range(
         self, ref: Reference, digest: Digest, offset: int, length: int, *, deadline: Deadline

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from apparate.errors import InvalidArgument, RegistryError, Unavailable
+from apparate.oci.digest import Digest, Verifier
 from apparate.registry.endpoint import Capability
 from apparate.registry.exchange import Call
 from apparate.registry.ranges import Piece, RangesUnsupported, check_blob, range_header, ranged, ranged_tail
@@ -14,7 +15,6 @@ from apparate.registry.streams import BlobStream, Chunks, RangeStream
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from apparate.oci.digest import Digest
     from apparate.oci.reference import Reference
     from apparate.registry.attempts import Attempts
     from apparate.registry.breakers import Breakers
@@ -38,11 +38,11 @@ class Reads:
         self.breakers = breakers
         self.hosts = hosts
 
-    def whole(self, ref: Reference, digest: Digest, deadline: Deadline) -> BlobStream:
+    def whole(self, ref: Reference, digest: Digest, deadline: Deadline, *, verify: bool) -> BlobStream:
         """See RegistryClient.blob."""
         source = _Source(self, ref, digest, deadline)
         piece = source.ask("", _whole)
-        return BlobStream(piece.chunks, piece.total, source)
+        return BlobStream(piece.chunks, piece.total, source, Verifier(digest) if verify else None)
 
     def range(self, ref: Reference, digest: Digest, offset: int, length: int, deadline: Deadline) -> RangeStream:
         """See RegistryClient.blob_range."""

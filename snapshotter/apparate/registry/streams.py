@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, Self
 
-from apparate.errors import Unavailable
+from apparate.errors import IntegrityError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from apparate.oci.digest import Verifier
 
 STEP_BYTES = 256 * 1024
 """How much is read from a connection at once."""
@@ -118,12 +120,33 @@ class Stream:
 
 
 class BlobStream(Stream):
-    """A whole blob."""
+    """A whole blob. With a *verifier* the step that brings the last byte raises IntegrityError when the digest differs."""
 
-    def __init__(self, chunks: Chunks, size: int, origin: Origin) -> None:
+    def __init__(self, chunks: Chunks, size: int, origin: Origin, verifier: Verifier | None = None) -> None:
         super().__init__(chunks, size, origin)
         self.size = size
         """Bytes of the blob."""
+        self._verifier = verifier
+        if not size:
+            self._verify()
+
+    def _step(self, most: int) -> bytes:
+        data = super()._step(most)
+        if self._verifier is not None:
+            self._verifier.update(data)
+            if not self._left:
+                self._verify()
+        return data
+
+    def _verify(self) -> None:
+        if self._verifier is None:
+            return
+        try:
+            self._verifier.finish()
+        except IntegrityError as error:
+            self.distrust(str(error))
+            self.close()
+            raise
 
 
 class RangeStream(Stream):

@@ -104,6 +104,18 @@ def test_blob_without_a_length_is_not_begun(client: RegistryClient, registry: Fa
         client.blob(REF, DIGEST, deadline=Deadline.after(0.05))
 
 
+def test_verified_blob_is_checked_with_its_last_byte(client: RegistryClient, registry: FakeRegistry) -> None:
+    assert client.blob(REF, DIGEST, deadline=soon(), verify=True).read() == BLOB
+    registry.repository("team/app").blobs[str(DIGEST)] = BLOB[:-1] + b"!"
+    stream = client.blob(REF, DIGEST, deadline=soon(), verify=True)
+    assert stream.read(len(BLOB) - 1) == BLOB[:-1]
+    with pytest.raises(IntegrityError):
+        stream.read()
+    registry.repository("team/app").blobs[str(DIGEST)] = b""
+    with pytest.raises(IntegrityError):
+        client.blob(REF, DIGEST, deadline=soon(), verify=True)
+
+
 def test_secrets_of_signed_addresses_are_not_shown(
     client: RegistryClient, registry: FakeRegistry, capfd: pytest.CaptureFixture[str]
 ) -> None:
