@@ -122,10 +122,10 @@ class Fetcher:
     ) -> None:
         first, last = self._index.member(members[0]), self._index.member(members[-1])
         length = last.offset + last.length - first.offset
-        begun = time.monotonic()
+        begun_s = time.monotonic()
         capped = deadline.capped(self._timeout_s + length / _SLOW_BYTES_PER_S)
         with self._source.range(first.offset, length, deadline=capped) as body:
-            received = _Received(body, first.offset, length, begun)
+            received = _Received(body, first.offset, length, begun_s, self.pace)
             for member in members:
                 ref = self._index.member(member)
                 data = received.take(ref.offset - first.offset, ref.length)
@@ -134,9 +134,6 @@ class Fetcher:
                 except ApparateError as error:  # the others of this answer may be right
                     failures.append(error)
                     body.distrust(str(error))
-        self.pace.observe(
-            received.first_byte_s, received.first_bytes, received.count - received.first_bytes, received.rest_s
-        )
 
     def admit(self, member: int, flight: Flight, data: memoryview, priority: Priority) -> bytes:
         """Inflate, verify, store and announce the compressed *data* of a claimed member, and land it; return it inflated.
@@ -164,18 +161,16 @@ class Fetcher:
 class _Received:
     """The bytes of one answer, as far as they have arrived."""
 
-    def __init__(self, body: Body, offset: int, length: int, begun: float) -> None:
+    def __init__(self, body: Body, offset: int, length: int, begun_s: float, pace: Pace) -> None:
         if body.offset != offset:
             raise Unavailable(
                 f"registry gave the bytes from {body.offset} on where those from {offset} on were asked for"
             )
         self._chunks = iter(body)
         self._buffer = bytearray(length)
-        self._begun = begun
-        self.count = 0
-        self.first_bytes = 0
-        self.first_byte_s = 0.0
-        self.rest_s = 0.0
+        self._count = 0
+        self._begun_s = begun_s
+        self._pace = pace
 
     def take(self, start: int, length: int) -> memoryview:
         """Return a part of the answer, waiting for it.
@@ -183,19 +178,18 @@ class _Received:
         Raises:
             Unavailable: the answer ends early, or has more than was asked for.
         """
-        while self.count < start + length:
+        while self._count < start + length:
             data = next(self._chunks, None)
             if data is None:
-                raise Unavailable(f"registry gave {self.count} of {len(self._buffer)} bytes")
-            now_s = time.monotonic() - self._begun
-            if not self.count:
-                self.first_byte_s, self.first_bytes = now_s, len(data)
-            self.rest_s = now_s - self.first_byte_s
-            end = self.count + len(data)
+                raise Unavailable(f"registry gave {self._count} of {len(self._buffer)} bytes")
+            if not self._count:
+                self._pace.answered(time.monotonic() - self._begun_s)
+            self._pace.received(len(data))
+            end = self._count + len(data)
             if end > len(self._buffer):
                 raise Unavailable(f"registry gave more than the {len(self._buffer)} bytes that were asked for")
-            self._buffer[self.count : end] = data
-            self.count = end
+            self._buffer[self._count : end] = data
+            self._count = end
         return memoryview(self._buffer)[start : start + length]
 
 

@@ -7,49 +7,67 @@ worth fetching as long as they cost less than the request they may save: half of
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from apparate.layer.settings import LayerSettings
 
-_SAMPLES: Final = 64
-"""Requests remembered: enough to have met an idle line, few enough to follow a change within seconds."""
-_STEADY_BYTES_MIN: Final = 64 * 1024
-"""Less than this behind the first piece of a body says nothing of the rate: it lay in the socket's buffer already."""
 _SHARE: Final = 0.5
-_CLOCK_S: Final = 1e-6
+_LATENCIES: Final = 64
+"""Requests remembered: enough to have met an idle line, few enough to follow a change within seconds."""
+_SPAN_S: Final = 0.2
+"""Bytes are counted over spans of this length. A single body tells nothing: most of it may have lain in socket buffers."""
+_SPANS: Final = 150
+BATCH_BYTES_MIN: Final = 128 * 1024
+"""No batch is planned smaller: the request itself would cost more than the wait that it saves."""
 
 
 class Pace:
-    """Latency and rate of one registry. Thread-safe."""
+    """Latency and rate of one registry, over all connections together. Thread-safe."""
 
-    def __init__(self, settings: LayerSettings) -> None:
+    def __init__(self, settings: LayerSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
+        self._clock = clock
         self._lock = threading.Lock()
-        self._latencies: deque[float] = deque(maxlen=_SAMPLES)
-        self._steady_rates: deque[float] = deque(maxlen=_SAMPLES)
-        self._overall_rates: deque[float] = deque(maxlen=_SAMPLES)
+        self._latencies: deque[float] = deque(maxlen=_LATENCIES)
+        self._spans: deque[int] = deque(maxlen=_SPANS)  # bytes of each finished span in which something came
+        self._span_end_s = 0.0
+        self._span_bytes = 0
 
-    def observe(self, first_byte_s: float, first_bytes: int, rest_bytes: int, rest_s: float) -> None:
-        """Take note of a request: when its body began, how much came at once, and how long the rest of it took."""
+    def answered(self, first_byte_s: float) -> None:
+        """Take note of how long it took until the first byte of an answer came."""
         with self._lock:
             self._latencies.append(first_byte_s)
-            if rest_bytes >= _STEADY_BYTES_MIN and rest_s > 0:
-                self._steady_rates.append(rest_bytes / rest_s)
-            self._overall_rates.append((first_bytes + rest_bytes) / max(first_byte_s + rest_s, _CLOCK_S))
+
+    def received(self, count: int) -> None:
+        """Take note of bytes that have just come, on any connection."""
+        now_s = self._clock()
+        with self._lock:
+            if now_s >= self._span_end_s:
+                if self._span_bytes:
+                    self._spans.append(self._span_bytes)
+                self._span_end_s, self._span_bytes = now_s + _SPAN_S, 0
+            self._span_bytes += count
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second in the best span remembered; less than the line carries as long as it was never busy."""
+        with self._lock:
+            return max(self._spans, default=0) / _SPAN_S
 
     @property
     def worth_bytes(self) -> int:
-        """How many bytes are worth fetching to save one request; the lower limit before anything was measured.
+        """How many bytes are worth fetching to save one request; the lower limit before anything was measured."""
+        latency_s = min(self._latencies, default=0.0)
+        return max(self._settings.fetch_gap_min_bytes, int(_SHARE * latency_s * self.rate))
 
-        As long as all bodies were short the rate is underestimated, latency included: requests then grow until one tells.
-        """
-        with self._lock:
-            rates = self._steady_rates or self._overall_rates
-            if not rates:
-                return self._settings.fetch_gap_min_bytes
-            return max(self._settings.fetch_gap_min_bytes, int(_SHARE * min(self._latencies) * max(rates)))
+    def batch_bytes(self, threads: int, span_s: float, most_bytes: int) -> int:
+        """Return how much one of *threads* asks for at once, so that a reader who comes between waits about *span_s*."""
+        return min(max(int(self.rate * span_s / threads), BATCH_BYTES_MIN), most_bytes)
 
     def window_bytes(self) -> int:
         """Return up to how many bytes of the blob a read's request is extended to."""
@@ -57,8 +75,5 @@ class Pace:
 
     def gap_bytes(self, threads: int = 1) -> int:
         """Return how large a gap between two wanted parts is fetched along when *threads* share the line."""
-        share = self.worth_bytes // max(1, threads)
-        return max(
-            min(self._settings.fetch_gap_min_bytes, self._settings.fetch_gap_bytes),
-            min(share, self._settings.fetch_gap_bytes),
-        )
+        share = max(self.worth_bytes // threads, self._settings.fetch_gap_min_bytes)
+        return min(share, self._settings.fetch_gap_bytes)

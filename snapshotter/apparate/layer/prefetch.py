@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from apparate.format.index import LayerIndex
     from apparate.layer.image import LayerImage
 
-PREFETCH_BATCH_BYTES: Final = 512 * 1024
-"""One request of a prefetch: long enough to fill a line, short enough that a reader who comes between waits little."""
+_PREFETCH_BATCH_BYTES: Final = 512 * 1024
+"""A request of a prefetch asks for no more of the blob, however fast the line."""
+_URGENT_SPAN_S: Final = 0.05
+"""For so long the requests under way may occupy the line: a reader who comes between waits for what was asked before."""
+_COMPLETION_SPAN_S: Final = 0.25
 _PREFETCH_ATTEMPTS: Final = 5
 _NEVER_GIVE_UP: Final = 1 << 30
 _STEP_TIMEOUT_S: Final = 120.0
@@ -57,7 +60,8 @@ class MembersCampaign:
         priority: Priority,
         *,
         threads: int,
-        batch_bytes: int,
+        span_s: float,
+        most_bytes: int,
         attempts: int,
         ended: Callable[[ApparateError | None], None] | None = None,
         present: Callable[[int], None] | None = None,
@@ -68,7 +72,8 @@ class MembersCampaign:
         self._image = image
         self._lists = iter(lists)
         self._threads = threads
-        self._batch_bytes = batch_bytes
+        self._span_s = span_s
+        self._most_bytes = most_bytes
         self._ended = ended
         self._present = present
         self._lock = threading.Lock()  # _lists, _left
@@ -100,8 +105,9 @@ class MembersCampaign:
 
     def _claim(self) -> Batch | None:
         while self._left or self._next_list():
-            gap = self._image.fetcher.pace.gap_bytes(self._threads)
-            batch = self._image.fetcher.flights.claim(self._left, gap, self._batch_bytes)
+            pace = self._image.fetcher.pace
+            most_bytes = pace.batch_bytes(self._threads, self._span_s, self._most_bytes)
+            batch = self._image.fetcher.flights.claim(self._left, pace.gap_bytes(self._threads), most_bytes)
             last = max(batch, default=self._left[-1])
             self._left = self._left[bisect_right(self._left, last) :]
             if batch:
@@ -131,17 +137,29 @@ def profile_campaign(
     """Return the prefetch of an image's profile."""
     lists = rounds(image.index, image.index.prefetch, round_bytes)
     return MembersCampaign(
-        image, lists, Priority.PREFETCH, threads=threads, batch_bytes=PREFETCH_BATCH_BYTES, attempts=_PREFETCH_ATTEMPTS,
+        image,
+        lists,
+        Priority.PREFETCH,
+        threads=threads,
+        span_s=_URGENT_SPAN_S,
+        most_bytes=_PREFETCH_BATCH_BYTES,
+        attempts=_PREFETCH_ATTEMPTS,
         present=present,
-    )  # fmt: skip
+    )
 
 
 def ahead_campaign(image: LayerImage, start: int, end: int, threads: int) -> MembersCampaign:
     """Return the fetching of the image bytes [start, end) ahead of a sequential reader."""
     members = list(image.index.members_in(start, end - start))
     return MembersCampaign(
-        image, [members], Priority.AHEAD, threads=threads, batch_bytes=PREFETCH_BATCH_BYTES, attempts=1
-    )  # fmt: skip
+        image,
+        [members],
+        Priority.AHEAD,
+        threads=threads,
+        span_s=_URGENT_SPAN_S,
+        most_bytes=_PREFETCH_BATCH_BYTES,
+        attempts=1,
+    )
 
 
 def completion_campaign(
@@ -149,6 +167,12 @@ def completion_campaign(
 ) -> MembersCampaign:
     """Return the fetching of everything that is missing."""
     return MembersCampaign(
-        image, [range(image.index.member_count)], priority, threads=threads, batch_bytes=BATCH_BYTES_MAX // threads,
-        attempts=_NEVER_GIVE_UP, ended=ended,
-    )  # fmt: skip
+        image,
+        [range(image.index.member_count)],
+        priority,
+        threads=threads,
+        span_s=_COMPLETION_SPAN_S,
+        most_bytes=BATCH_BYTES_MAX,
+        attempts=_NEVER_GIVE_UP,
+        ended=ended,
+    )

@@ -38,7 +38,7 @@ class LayerSettings:
     """Load what the image's recorded profile or landmark names as soon as a layer is mounted."""
     prefetch_round_bytes: int = 8 * MIB
     """Prefetch keeps the recorded order between rounds of this many bytes, blob order within one."""
-    prefetch_connections: int = 4
+    prefetch_connections: int = 6
     """Threads, and so requests in flight, of prefetch for all layers together."""
     background_connections: int = 2
     """Threads of background completion for all layers together."""

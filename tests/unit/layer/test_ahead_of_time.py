@@ -205,21 +205,31 @@ def test_the_way_ahead_grows_with_the_way_behind_and_is_bounded() -> None:
 
 
 def test_window_and_gap_follow_latency_and_rate() -> None:
-    settings = LayerSettings()
-    pace = Pace(settings)
+    settings, now = LayerSettings(), [100.0]
+    pace = Pace(settings, clock=lambda: now[0])
+
+    def receive(rate: float) -> None:
+        for _ in range(40):
+            pace.received(int(rate / 100))
+            now[0] += 0.01
+
     assert pace.window_bytes() == settings.fetch_gap_min_bytes
-    pace.observe(0.020, 64 << 10, 1 << 20, (1 << 20) / 12.5e6)
-    assert pace.window_bytes() == pytest.approx(0.5 * 0.020 * 12.5e6, rel=0.01)
+    pace.answered(0.020)
+    receive(12.5e6)
+    assert pace.window_bytes() == pytest.approx(0.5 * 0.020 * 12.5e6, rel=0.1)
     assert pace.gap_bytes(4) == pytest.approx(pace.window_bytes() / 4, rel=0.01)
-    pace.observe(0.020, 64 << 10, 8 << 20, (8 << 20) / 125e6)
+    receive(125e6)
     assert pace.window_bytes() == settings.fetch_window_bytes
     assert pace.gap_bytes() == settings.fetch_gap_bytes
-    pace.observe(0.0001, 100, 0, 0.0)
+    pace.answered(0.00001)
     assert pace.gap_bytes() == settings.fetch_gap_min_bytes
 
 
 def test_a_body_that_came_at_once_does_not_look_like_a_fast_line() -> None:
-    pace = Pace(LayerSettings())
+    now = [100.0]
+    pace = Pace(LayerSettings(), clock=lambda: now[0])
     for _ in range(10):
-        pace.observe(0.020, 60_000, 20_000, 0.00001)
-    assert pace.window_bytes() == pytest.approx(0.5 * 80_000, rel=0.01)
+        pace.answered(0.020)
+        pace.received(60_000)
+        now[0] += 0.025
+    assert pace.window_bytes() <= 0.5 * 0.020 * 60_000 * 9 / 0.2

@@ -29,7 +29,7 @@ def written(compression: Compression, files: dict[str, bytes] = FILES) -> Writte
 
 
 def toc_annotations(layer: WrittenLayer) -> dict[str, str]:
-    return {names.TOC_DIGEST: f"sha256:{layer.trailer.toc_digest.hex()}"}
+    return {names.TOC_DIGEST: f"sha256:{layer.document.digest.hex()}"}
 
 
 def add(registry: FakeRegistry, blob: bytes) -> Digest:
