@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ _BLOCK = 512  # unit of st_blocks, whatever the file system's own is (stat(2))
 
 
 class SnapshotDirectories:
-    """Makes, measures and deletes them. Thread-safe, as long as one thread at a time works on one id."""
+    """Makes, measures and deletes them. Thread-safe; only `link` may be called for one id by several threads."""
 
     def __init__(self, root: Path) -> None:
         self._snapshots = root / "snapshots"
@@ -69,7 +70,7 @@ class SnapshotDirectories:
             if content.is_symlink() and os.readlink(content) == target:
                 return
             content.parent.mkdir(mode=0o700, exist_ok=True)
-            fresh = content.with_name("fs.new")
+            fresh = content.with_name(f"fs.{threading.get_ident()}")  # containers of one image may start at once
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(target)
             fresh.rename(content)

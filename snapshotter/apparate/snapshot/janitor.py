@@ -55,9 +55,13 @@ class Janitor:
             self._changed.notify_all()
         self._thread.join()
 
-    def submit(self, key: Hashable, action: Callable[[], object], delay_s: float = 0.0) -> None:
-        """Run *action* after *delay_s*, in place of what waits under *key*."""
+    def submit(
+        self, key: Hashable, action: Callable[[], object], delay_s: float = 0.0, *, keep_waiting: bool = False
+    ) -> None:
+        """Run *action* after *delay_s*, in place of what waits under *key*; with *keep_waiting* only if nothing does."""
         with self._changed:
+            if keep_waiting and key in self._waiting:
+                return
             self._push(_Task(key, action, self._clock() + delay_s))
 
     def cancel(self, key: Hashable) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from apparate.errors import FormatError, NotFound
 from apparate.oci.digest import Digest
 from apparate.snapshot.flights import KeyedLocks
 from apparate.snapshot.remote import Loader, MountedLayer
@@ -24,9 +25,12 @@ _MOUNT_THREADS = 8
 class LayerMounts:
     """Mounts and unmounts layers through the loader. Thread-safe."""
 
-    def __init__(self, loader: Loader, layers_in_use: Callable[[], set[Digest]]) -> None:
+    def __init__(
+        self, loader: Loader, layers_in_use: Callable[[], set[Digest]], resolve_again: Callable[[Digest], None]
+    ) -> None:
         self._loader = loader
         self._layers_in_use = layers_in_use
+        self._resolve_again = resolve_again
         self._pins: Counter[Digest] = Counter()
         self._pins_lock = threading.Lock()
         self._flights = KeyedLocks()
@@ -62,7 +66,11 @@ class LayerMounts:
 
     def _mount(self, layer: Digest) -> MountedLayer:
         with self._flights.hold(layer):
-            return self._loader.mount(layer)
+            try:
+                return self._loader.mount(layer)
+            except (NotFound, FormatError):  # its files are lost or damaged; the registry still has the layer
+                self._resolve_again(layer)
+                return self._loader.mount(layer)
 
     def release(self, layer: Digest) -> bool:
         """Unmount *layer* unless someone needs it; return whether nobody does.

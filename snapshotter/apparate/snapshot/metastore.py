@@ -138,11 +138,13 @@ class Metastore:
             return set(self._by_id)
 
     def chain(self, record: Record) -> list[Record]:
-        """Return *record* and its ancestors, nearest first."""
+        """Return *record* and its ancestors, nearest first; without those removed since the record was read."""
         with self._mirror_lock:
             chain = [record]
-            while chain[-1].parent_id is not None:
-                chain.append(self._by_id[chain[-1].parent_id])
+            next_id = record.parent_id
+            while next_id is not None and next_id in self._by_id:
+                chain.append(self._by_id[next_id])
+                next_id = chain[-1].parent_id
             return chain
 
     def find_target(self, target: str, parent: str) -> Record | None:

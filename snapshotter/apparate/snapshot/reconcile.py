@@ -12,7 +12,7 @@ from apparate.oci.digest import Digest
 from apparate.snapshot.directories import SnapshotDirectories
 from apparate.snapshot.metastore import Metastore
 from apparate.snapshot.model import Kind, Origin
-from apparate.snapshot.remote import Loader
+from apparate.snapshot.remote import LayerState, Loader
 from apparate.telemetry.logging import get_logger
 
 _log = get_logger("snapshot.reconcile")
@@ -40,17 +40,17 @@ def reconcile_directories(store: Metastore, directories: SnapshotDirectories) ->
 
 
 def reconcile_layers(
-    loader: Loader, store: Metastore, wanted: Callable[[], set[Digest]], on_unused: Callable[[Digest], None]
+    loader: Loader, store: Metastore, wanted: Callable[[], set[Digest]], on_unused: Callable[[LayerState], None]
 ) -> None:
-    """Call *on_unused* for each layer of the loader that no active snapshot uses or no snapshot refers to.
+    """Call *on_unused* for each layer of the loader that no active snapshot uses and no pull wants.
 
     The loader is asked first: a layer that becomes used in between is seen as used, never the other way round.
 
     Raises:
         Unavailable: the loader is not there.
     """
-    known = [state.layer_digest for state in loader.status()]
+    known = loader.status()
     needed = store.layers_in_use() | wanted()
-    for layer in known:
-        if layer not in needed:
-            on_unused(layer)
+    for state in known:
+        if state.layer_digest not in needed:
+            on_unused(state)

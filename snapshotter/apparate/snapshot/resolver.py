@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from apparate.errors import ApparateError, InvalidArgument
+from apparate.errors import ApparateError, InvalidArgument, NotFound
 from apparate.oci.digest import Digest
 from apparate.oci.names import INDEX, TOC_DIGEST, ZSTD_CHUNKED_CHECKSUM
 from apparate.snapshot.flights import KeyedLocks
@@ -122,6 +122,20 @@ class LayerResolver:
                 self._claims[digest] -= 1
                 if not self._claims[digest]:
                     del self._claims[digest]
+
+    def resolve_again(self, labels: Mapping[str, str]) -> None:
+        """Ask the loader for a layer that it has resolved before, as *labels* of its snapshot name it.
+
+        Raises:
+            ApparateError: the labels name no layer, or as `Loader.resolve`.
+        """
+        layer = layer_of(labels)
+        if layer is None:
+            raise NotFound("the labels of the snapshot do not name its layer")
+        annotations = annotations_of(labels)
+        if not promises_lazy(annotations):
+            annotations = {**self._manifest_annotations(layer), **annotations}
+        self._resolve(ResolveRequest(layer.reference, layer.layer_digest, annotations))
 
     def _decide(self, layer: LayerLabels, annotations: Mapping[str, str], *, parent_is_lazy: bool) -> Decision:
         if promises_lazy(annotations):

@@ -18,12 +18,12 @@ from apparate.snapshot.filters import compile_filters
 from apparate.snapshot.flights import KeyedLocks
 from apparate.snapshot.janitor import Janitor
 from apparate.snapshot.labels import target_of
-from apparate.snapshot.layer_mounts import LayerMounts
+from apparate.snapshot.lazy_layers import LazyLayers
 from apparate.snapshot.metastore import METADATA_NAME, Metastore
 from apparate.snapshot.model import Info, Kind, Mount, Origin, Record, SnapshotId
 from apparate.snapshot.mounts import mounts_of, without_repeated_layers
 from apparate.snapshot.overlay import Overlay, detect
-from apparate.snapshot.reconcile import reconcile_directories, reconcile_layers
+from apparate.snapshot.reconcile import reconcile_directories
 from apparate.snapshot.remote import Loader, Usage
 from apparate.snapshot.resolver import Decision, LayerResolver, Verdict
 from apparate.snapshot.root import RootLock
@@ -85,25 +85,31 @@ class Snapshotter:
         self._store = parts.store
         self._directories = parts.directories
         self._overlay = parts.overlay
-        self._loader = parts.loader
         self._now_ns = clock
-        self._layer_mounts = LayerMounts(parts.loader, parts.store.layers_in_use)
         self._resolver = LayerResolver(parts.loader, parts.settings.resolve_threads)
         self._unpacker = Unpacker(parts.loader, parts.directories, parts.applier, parts.settings.unpack_threads)
         self._flights = KeyedLocks()
         self._janitor = Janitor()
+        self._layers = LazyLayers(
+            parts.loader,
+            parts.store,
+            parts.directories,
+            self._resolver,
+            self._janitor,
+            parts.settings.unmount_idle_s,
+        )
 
     def start(self) -> None:
         """Begin with the work in the background: leftovers of the last run go first."""
         self._janitor.start()
         self._janitor.submit("purge", self._purge)
-        self._janitor.submit("reconcile layers", self._reconcile_layers)
+        self._janitor.submit("reconcile layers", self._layers.reconcile)
 
     def close(self) -> None:
         """Stop the threads and close the store. Mounts stay: containers use them."""
         self._janitor.close()
         self._resolver.close()
-        self._layer_mounts.close()
+        self._layers.close()
         self._store.close()
 
     # Reading
@@ -129,7 +135,7 @@ class Snapshotter:
         """Return what the snapshot occupies on disk, without its ancestors."""
         record = self._store.get(key)
         if record.origin is Origin.LAZY:
-            return self._layer_usage(record)
+            return self._layers.usage(record)
         if record.info.kind is not Kind.COMMITTED:
             return self._directories.measure(record.id)
         return record.usage or self._measure(record)
@@ -140,7 +146,7 @@ class Snapshotter:
         if record.info.kind is Kind.COMMITTED:
             raise FailedPrecondition(f"snapshot {key!r} is committed, it has no mounts")
         ancestors = self._store.chain(record)[1:]
-        with self._mounted(ancestors):
+        with self._layers.mounted(ancestors):
             return self._mounts_of(record, ancestors)
 
     # Making
@@ -170,7 +176,7 @@ class Snapshotter:
         """
         record = self._store.commit(key, name, labels, parent, self._now_ns())
         self._janitor.submit(("measure", record.id), lambda: self._measure_if_there(record))
-        self._release_later(self._store.chain(record)[1:])
+        self._layers.release_later(self._store.chain(record)[1:])
         log.debug("snapshot committed", key=key, snapshot_id=record.id)
 
     def remove(self, key: str) -> None:
@@ -179,8 +185,8 @@ class Snapshotter:
         record = self._store.remove(key)
         self._janitor.submit(("directory", record.id), lambda: self._delete_directory(record))
         if record.layer is not None:
-            self._drop_layer_soon(record.layer)
-        self._release_later(ancestors)
+            self._layers.drop_soon(record.layer)
+        self._layers.release_later(ancestors)
         log.debug("snapshot removed", key=key, snapshot_id=record.id)
 
     def update(self, info: Info, paths: Sequence[str]) -> Info:
@@ -207,7 +213,7 @@ class Snapshotter:
 
     def cleanup(self) -> None:
         """Free the disk of what was removed; waits a bounded time, the rest goes on in the background."""
-        self._janitor.submit("reconcile layers", self._reconcile_layers)
+        self._janitor.submit("reconcile layers", self._layers.reconcile)
         if not self._janitor.drain(_CLEANUP_TIMEOUT_S):
             log.info("cleanup goes on in the background")
 
@@ -291,7 +297,7 @@ class Snapshotter:
         if decision.layer is None:
             raise InvalidArgument("a layer without a name cannot be unpacked")
         chain = self._parent_chain(parent)
-        with self._mounted(chain), ExitStack() as undo:
+        with self._layers.mounted(chain), ExitStack() as undo:
             record_id = self._store.reserve_id()
             self._directories.create(record_id, chain[0].id if chain else None, with_work=False)
             undo.callback(self._delete_directory_of, record_id)
@@ -300,7 +306,7 @@ class Snapshotter:
             info = Info(key, parent, Kind.COMMITTED, now_ns, now_ns, labels)
             self._store.create(Record(record_id, info, origin=Origin.UNPACKED, reason=decision.reason, usage=usage))
             undo.pop_all()
-        self._release_later(chain)
+        self._layers.release_later(chain)
 
     # Any snapshot
 
@@ -317,7 +323,7 @@ class Snapshotter:
     ) -> tuple[Mount, ...]:
         self._check_new(key, parent)
         chain = self._parent_chain(parent)
-        with self._mounted(chain), ExitStack() as undo:
+        with self._layers.mounted(chain), ExitStack() as undo:
             record_id = self._store.reserve_id()
             self._directories.create(record_id, chain[0].id if chain else None, with_work=kind is Kind.ACTIVE)
             undo.callback(self._delete_directory_of, record_id)
@@ -325,7 +331,7 @@ class Snapshotter:
             info = Info(key, parent, kind, now_ns, now_ns, labels)
             record = self._store.create(Record(record_id, info, reason=reason))
             undo.pop_all()
-            self._keep_mounted(chain)
+            self._layers.keep(chain)
             return self._mounts_of(record, chain)
 
     def _mounts_of(self, record: Record, ancestors: Sequence[Record]) -> tuple[Mount, ...]:
@@ -336,65 +342,6 @@ class Snapshotter:
             [self._directories.content(ancestor.id) for ancestor in without_repeated_layers(ancestors)],
             self._overlay,
         )
-
-    # Lazy layers
-
-    @contextmanager
-    def _mounted(self, chain: Sequence[Record]) -> Iterator[None]:
-        """Keep the lazy layers of *chain* mounted, each at its snapshot's directory, inside the block."""
-        lazy = [(record.id, record.layer) for record in chain if record.layer is not None]
-        with self._layer_mounts.held(layer for _, layer in lazy) as paths:
-            for snapshot_id, layer in lazy:
-                self._directories.link(snapshot_id, paths[layer])
-            yield
-
-    def _keep_mounted(self, chain: Sequence[Record]) -> None:
-        for record in chain:
-            if record.layer is not None:
-                self._janitor.cancel(("release", record.layer))
-
-    def _release_later(self, chain: Sequence[Record]) -> None:
-        """Unmount the lazy layers of *chain* that nobody uses any more, after the idle time."""
-        for record in chain:
-            if record.layer is not None:
-                self._release_layer_later(record.layer)
-
-    def _release_layer_later(self, layer: Digest) -> None:
-        self._janitor.submit(("release", layer), lambda: self._release(layer), self._settings.unmount_idle_s)
-
-    def _release(self, layer: Digest) -> None:
-        if self._layer_mounts.release(layer):
-            log.debug("layer unmounted", layer=str(layer))
-
-    def _drop_layer_soon(self, layer: Digest) -> None:
-        """Let the loader delete *layer*, unless a snapshot refers to it or a pull under way wants it."""
-        self._janitor.submit(("drop", layer), lambda: self._drop_layer(layer))
-
-    def _drop_layer(self, layer: Digest) -> None:
-        with self._resolver.dropping(layer) as is_free:
-            if is_free and layer not in self._store.layers() and self._layer_mounts.release(layer):
-                self._loader.forget(layer)
-                log.info("layer removed", layer=str(layer))
-
-    def _layer_usage(self, record: Record) -> Usage:
-        """Return the disk usage of a lazy layer; snapshots that share one are charged once, the oldest of them."""
-        sharing = [other.id for other in self._store.records() if other.layer == record.layer]
-        if record.layer is None or record.id != min(sharing, default=record.id):
-            return Usage()
-        try:
-            return self._loader.usage(record.layer)
-        except ApparateError as error:
-            log.debug("usage of a layer is not to be had", layer=str(record.layer), error=str(error))
-            return Usage()
-
-    def _reconcile_layers(self) -> None:
-        def on_unused(layer: Digest) -> None:
-            if layer in self._store.layers():
-                self._release_layer_later(layer)
-            else:
-                self._drop_layer_soon(layer)
-
-        reconcile_layers(self._loader, self._store, self._resolver.wanted, on_unused)
 
     # In the background
 

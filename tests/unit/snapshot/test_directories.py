@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,15 @@ def test_a_link_follows_its_mount(directories: SnapshotDirectories, tmp_path: Pa
     directories.discard(ONE)
     assert directories.purge() == []
     assert (tmp_path / "b").is_dir()
+
+
+def test_many_may_link_one_layer_at_once(directories: SnapshotDirectories, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(50):
+            list(pool.map(lambda _: directories.link(ONE, str(tmp_path / "a")), range(8)))
+            directories.content(ONE).unlink()
+    assert list(directories.content(ONE).parent.iterdir()) == []
 
 
 def test_mounts_are_those_of_overlayfs() -> None:

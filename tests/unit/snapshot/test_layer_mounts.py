@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.support.fake_loader import FakeLayer, FakeLoader
 
-from apparate.errors import FailedPrecondition, Unavailable
+from apparate.errors import FailedPrecondition, FormatError, Unavailable
 from apparate.oci.digest import Digest
 from apparate.snapshot.layer_mounts import LayerMounts
 from apparate.snapshot.remote import ResolveRequest
@@ -23,9 +23,13 @@ def in_use() -> set[Digest]:
     return set()
 
 
+def resolve(fake: FakeLoader, layer: Digest) -> None:
+    fake.resolve(ResolveRequest("r", layer))
+
+
 @pytest.fixture
 def mounts(fake: FakeLoader, in_use: set[Digest]) -> Iterator[LayerMounts]:
-    made = LayerMounts(fake, lambda: set(in_use))
+    made = LayerMounts(fake, lambda: set(in_use), lambda layer: resolve(fake, layer))
     yield made
     made.close()
 
@@ -110,3 +114,17 @@ def test_whoever_comes_while_it_is_unmounted_mounts_it_again(mounts: LayerMounts
     assert inside.wait(10)
     comer.join()
     releaser.join()
+
+
+@pytest.mark.parametrize("error", [None, FormatError("index", "magic", "damaged")])
+def test_a_layer_that_the_loader_has_lost_is_resolved_again(
+    mounts: LayerMounts, fake: FakeLoader, error: FormatError | None
+) -> None:
+    (layer,) = known(fake, "a")
+    if error is None:
+        fake.forget(layer)
+    else:
+        fake.fail["mount"] = error
+        fake.before["resolve"] = lambda _: fake.fail.clear()
+    with mounts.held([layer]) as paths:
+        assert Path(paths[layer], "file").exists()

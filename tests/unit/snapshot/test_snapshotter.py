@@ -416,3 +416,24 @@ def test_mode_ordinary_leaves_everything_to_containerd(make: Settings, fake: Fak
     _top, how = pull(snapshotter, Image(fake, "lazy"))
     assert how == ["unpacked by containerd"]
     assert fake.count("resolve") == 0
+
+
+def test_a_loader_that_lost_its_layers_gets_them_again(snapshotter: Snapshotter, fake: FakeLoader) -> None:
+    image = Image(fake, "lazy lazy")
+    top, _how = pull(snapshotter, image)
+    fake.known.clear()
+    assert len(lowers(snapshotter.prepare("c", top, {}))) == 2
+    assert set(fake.known) == {layer.digest for layer in image.layers}
+
+
+def test_cleanup_does_not_postpone_unmounting(make: Settings, fake: FakeLoader) -> None:
+    snapshotter = make(unmount_idle_s=0.2)
+    top, _how = pull(snapshotter, Image(fake, "lazy"))
+    snapshotter.prepare("c", top, {})
+    snapshotter.remove("c")
+
+    def unmounted_while_cleaning() -> bool:
+        snapshotter.cleanup()
+        return not fake.mounted
+
+    wait_until(unmounted_while_cleaning, "the idle layer is unmounted", timeout_s=10)
