@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -256,6 +257,45 @@ def test_a_view_of_an_image_is_read_only(services: Services, folder: Path) -> No
                 (target / "new").touch()
         finally:
             run(["umount", target])
+
+
+def test_on_a_full_disk_snapshots_can_still_be_removed(folder: Path) -> None:
+    disk = folder / "disk"
+    disk.mkdir()
+    run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk])
+    try:
+        made = Services(folder / "s", disk / "root")
+        made.start_snapshotter()
+        with SnapshotsClient(made.socket) as client:
+            (mount,) = client.prepare("full")
+            names_made = [f"image layer {number}" for number in range(20)]
+            for name in names_made:
+                client.prepare(f"key of {name}")
+                client.commit(name, f"key of {name}")
+            with pytest.raises(OSError, match="No space"):
+                _fill(Path(mount.source, "big"))
+            with pytest.raises(grpc.RpcError) as caught:
+                _prepare_without_end(client)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            for name in names_made:
+                client.remove(name)
+            client.remove("full")
+            client.cleanup()
+            client.prepare("there is space again")
+        made.snapshotter.stop()
+    finally:
+        run(["umount", disk])
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+
+
+def _prepare_without_end(client: SnapshotsClient) -> None:
+    for number in itertools.count():
+        client.prepare(f"more {number}", "", {"label": "x" * 4000})
 
 
 def test_sigterm_ends_it_with_zero(services: Services) -> None:

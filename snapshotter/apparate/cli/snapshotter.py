@@ -26,6 +26,8 @@ _log = logging.get_logger("cli.snapshotter")
 SNAPSHOTTER_READY = "snapshotter ready"
 SNAPSHOTTER_STOPPED = "snapshotter stopped"
 
+_PROBE_TIMEOUT_S = 1.0
+_NO_LOADER = "the loader does not answer: new images are ordinary, containers of lazy ones cannot be created"
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
@@ -60,6 +62,7 @@ def serve(settings: Settings, wait_for_stop: Callable[[], object]) -> None:
         closing(TelemetryServer(pages, own.telemetry_socket, own.telemetry_address)),
         serving(own.socket, [snapshots_handler(snapshotter)], own.call_threads),
     ):
+        health.add("loader", lambda: "" if loader.is_reachable(_PROBE_TIMEOUT_S) else _NO_LOADER)
         _log.info(SNAPSHOTTER_READY, socket=str(own.socket), loader=str(own.loader_socket))
         systemd.notify("READY=1")
         wait_for_stop()

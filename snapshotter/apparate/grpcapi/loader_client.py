@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from apparate.errors import Unavailable
+from apparate.errors import ApparateError, NotFound, Unavailable
 from apparate.grpcapi._gen import loader_pb2 as pb
 from apparate.grpcapi.loader import SERVICE
 from apparate.grpcapi.rpc import Stub, channel_to
@@ -27,6 +27,8 @@ _PHASES = {
     pb.LAYER_PHASE_COMPLETE: remote.LayerPhase.COMPLETE,
 }
 _RECONNECT_PAUSE_S = 0.05
+_NO_LAYER = Digest.of(b"")
+"""A digest that no layer has, for a question whose answer does not matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,16 @@ class LoaderClient:
         """Cancel what is under way and drop the connection."""
         self._closed.set()
         self._channel.close()
+
+    def is_reachable(self, timeout_s: float) -> bool:
+        """Say whether the loader answers a small question within *timeout_s*."""
+        try:
+            self._unary("Usage", _layer(_NO_LAYER), timeout_s, is_patient=False)
+        except NotFound:
+            return True
+        except ApparateError:
+            return False
+        return True
 
     def layers(self, reference: str, manifest_digest: Digest) -> Sequence[remote.ManifestLayer]:
         request = pb.LayersRequest(reference=reference, manifest_digest=str(manifest_digest))

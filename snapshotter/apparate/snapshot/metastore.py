@@ -9,6 +9,7 @@ a disk. Only one process may have a store open (`root.lock_root`).
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +23,13 @@ from apparate.oci.names import TARGET_SNAPSHOT
 from apparate.snapshot.labels import without_empty
 from apparate.snapshot.model import Info, Kind, Origin, Record, SnapshotId
 from apparate.snapshot.remote import Usage
+from apparate.telemetry.logging import get_logger
+
+_log = get_logger("snapshot.metastore")
 
 SCHEMA_VERSION = 1
+RESERVE_BYTES = 1 << 20
+"""Given up for a removal on a full disk, taken again as soon as there is space."""
 METADATA_NAME = "snapshots.db"
 """The store's file below a snapshotter's root."""
 _SCHEMA = """
@@ -59,6 +65,7 @@ class Metastore:
             FailedPrecondition: the file is damaged or was written by a newer version.
         """
         self._path = path
+        self._reserve = path.with_suffix(".reserve")
         self._write_lock = threading.Lock()
         self._mirror_lock = threading.Lock()
         self._by_name: dict[str, Record] = {}
@@ -72,6 +79,7 @@ class Metastore:
                 f"the metadata of snapshots in {path} cannot be read: {error}; restore it, or remove it together "
                 "with every image of this snapshotter (docs/snapshots.md, 'When the metadata are lost')"
             ) from error
+        self._keep_reserve()
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
@@ -96,6 +104,15 @@ class Metastore:
             self._mirror(_record(row, names))
         sequence = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'").fetchone()
         self._last_id = sequence[0] if sequence else 0
+
+    def _keep_reserve(self) -> None:
+        """Hold some disk space, so that a full disk does not keep containerd from removing what fills it."""
+        try:
+            with self._reserve.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        except OSError as error:
+            self._reserve.unlink(missing_ok=True)
+            _log.warning("no disk space can be reserved for removals", path=str(self._reserve), error=error.strerror)
 
     def close(self) -> None:
         """Close the file; the log is folded into it."""
@@ -264,10 +281,21 @@ class Metastore:
             record = self.get(name)
             if self._children.get(record.id):
                 raise FailedPrecondition(f"cannot remove snapshot {name!r}: it has children")
-            with self._transaction():
-                self._db.execute("DELETE FROM snapshots WHERE id = ?", (record.id,))
+            try:
+                self._delete(record)
+            except Unavailable:
+                if not self._reserve.exists():
+                    raise
+                self._reserve.unlink()
+                self._delete(record)
+            if not self._reserve.exists():
+                self._keep_reserve()
             self._mirror(None, replaced=record)
             return record
+
+    def _delete(self, record: Record) -> None:
+        with self._transaction():
+            self._db.execute("DELETE FROM snapshots WHERE id = ?", (record.id,))
 
     def update_labels(self, name: str, change: Callable[[Mapping[str, str]], Mapping[str, str]], now_ns: int) -> Record:
         """Give the snapshot *name* the labels that *change* makes of its present ones.

@@ -129,6 +129,13 @@ def test_no_loader_is_unavailable_after_the_outage_limit(tmp_path: Path) -> None
             client.usage(Digest.of(b""))
 
 
+def test_reachable_is_told_from_unreachable(client: LoaderClient, tmp_path: Path) -> None:
+    assert client.is_reachable(5)
+    with LoaderClient(str(tmp_path / "nobody"), QUICK) as other:
+        assert not other.is_reachable(0.1)
+    assert not other.is_reachable(0.1)
+
+
 def test_a_restarted_loader_is_a_pause(fake: FakeLoader, tmp_path: Path) -> None:
     digest = fake.add(FakeLayer(b"blob", {"a": b"x"}))
     socket = tmp_path / "s"
