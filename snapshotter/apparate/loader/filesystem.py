@@ -111,7 +111,9 @@ class Filesystem(SessionOperations):
             node = self._lookup_own(parent_inode, name)
             if node is None:
                 raise pyfuse3.FUSEError(errno.ENOENT)
-            return self._attributes(node)
+            entry = self._attributes(node)
+            entry.entry_timeout = 0  # a layer that is removed and comes back has another number
+            return entry
         image, nid = self._tree_node(parent_inode)
         found = Tree(image).lookup(nid, name)
         if found is None:

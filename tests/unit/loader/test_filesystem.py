@@ -210,6 +210,11 @@ def test_attributes_of_a_tree_are_those_of_the_layer() -> None:
     assert (directory.st_mtime_ns, directory.entry_timeout) == (1_500_000_001, FOREVER_S)
 
 
+def test_the_name_of_a_tree_is_asked_for_each_time() -> None:
+    """A layer that was removed and comes back has other nodes."""
+    assert within(MemoryImages(TREE), walk).entry_timeout == 0
+
+
 def test_absence_in_a_tree_is_for_ever() -> None:
     entry = within(MemoryImages(TREE), lambda fs: walk(fs, b"etc", b"shadow"))
     assert (entry.st_ino, entry.entry_timeout) == (0, FOREVER_S)
