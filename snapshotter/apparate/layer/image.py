@@ -274,6 +274,9 @@ class LayerImage:
 
     def note_error(self, error: ApparateError) -> None:
         """Keep the last error for those who ask what is wrong."""
+        if self.is_closed:  # a layer that is being removed takes what fetches for it along
+            log.debug("layer was closed while data for it were fetched", layer=str(self.digest), error=str(error))
+            return
         now_s = time.time()
         if now_s - self.last_error_wall_s >= _SAY_AGAIN_S:
             log.warning("layer data could not be fetched", layer=str(self.digest), error=str(error))

@@ -150,9 +150,16 @@ class Upkeep:
             if count or image.profile.changed:
                 rows.append((image.digest, count, image.used_wall_s))
             if image.profile.changed:
-                self._disk.replace(image.path.with_name(PROFILE_NAME), image.profile.dump())
+                self._write_profile(image)
         if rows:
             self._catalogue.note_use(rows)
+
+    def _write_profile(self, image: LayerImage) -> None:
+        try:
+            self._disk.replace(image.path.with_name(PROFILE_NAME), image.profile.dump())
+        except FileNotFoundError:
+            if not image.is_closed:  # else the layer has been removed meanwhile
+                raise
 
     def _make_room(self, _images: Sequence[LayerImage]) -> None:
         self.measure()
