@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,14 @@ def metadata_only_changes() -> Image:
         [
             {"etc/": None, "etc/passwd": b"root\n", "link": symlink("etc/passwd")},
             {"etc/": directory(mode=0o711, mtime_ns=EPOCH_NS + 5)},
-            {"etc/passwd": file(b"root\n", mode=0o640, gid=42), "link": symlink("etc/shadow")},
+            {"etc/": directory(mode=0o711), "etc/passwd": file(b"root\n", mode=0o640), "link": symlink("etc/shadow")},
         ]
     )
+
+
+def implied_directories() -> Image:
+    """A later layer puts a file into a directory without naming it; unpacking copies the directory from below."""
+    return build_image([{"etc/": directory(mode=0o711, uid=3)}, {"etc/passwd": b"root\n"}])
 
 
 SMALL: dict[str, Callable[[], Image]] = {
@@ -65,6 +71,7 @@ SMALL: dict[str, Callable[[], Image]] = {
     "100000-entries": lambda: build_image([crowded_layer()]),
     "opaque": opaque_over_opaque,
     "metadata": metadata_only_changes,
+    "implied-directories": implied_directories,
     "many-files": lambda: build_image([plain_layer(3000, 700), plain_layer(3000, 700, seed=1)]),
     "large-files": lambda: build_image([plain_layer(4, 3_000_000)]),
 }
@@ -112,13 +119,15 @@ def test_tree_of_real_image_equals_that_of_overlayfs(
 
 def assert_same_tree(running: Node, folder: Path, source: str, converted: str) -> None:
     daemon = running.containerd
+    began_ns = time.time_ns()
     seen_before = len(running.remote_layers())
-    daemon.cri.pull(converted)
-    layers: Sequence[str] = list(dict.fromkeys(stored(converted).digests))
-    assert set(running.remote_layers()[seen_before:]) == set(layers)
-    daemon.pull_with_ctr(source, "overlayfs")
-    ours, theirs = folder / "ours", folder / "theirs"
-    with daemon.mounted(converted, running.snapshotter, ours), daemon.mounted(source, "overlayfs", theirs):
-        assert differences(read_tree(ours), read_tree(theirs)) == []
-    daemon.remove_all()
+    try:
+        daemon.cri.pull(converted)
+        assert set(running.remote_layers()[seen_before:]) == set(stored(converted).digests)
+        daemon.pull_with_ctr(source, "overlayfs")
+        ours, theirs = folder / "ours", folder / "theirs"
+        with daemon.mounted(converted, running.snapshotter, ours), daemon.mounted(source, "overlayfs", theirs):
+            assert differences(read_tree(ours), read_tree(theirs), began_ns) == []
+    finally:
+        daemon.remove_all()
     running.assert_empty()

@@ -51,15 +51,20 @@ def read_tree(root: Path) -> dict[bytes, Entry]:
     }
 
 
-def differences(ours: dict[bytes, Entry], theirs: dict[bytes, Entry]) -> list[str]:
-    """Sentences that say where two trees differ, the first few of them."""
+def differences(ours: dict[bytes, Entry], theirs: dict[bytes, Entry], unpacked_after_ns: int) -> list[str]:
+    """Sentences that say where two trees differ, the first few of them.
+
+    A directory that no layer names has no time in the image; *theirs* shows when it was unpacked, some time after
+    *unpacked_after_ns*, and such times are not compared.
+    """
     found = [f"only in the first: {path!r}" for path in sorted(ours.keys() - theirs.keys())]
     found += [f"only in the second: {path!r}" for path in sorted(theirs.keys() - ours.keys())]
     for path in sorted(ours.keys() & theirs.keys()):
         if ours[path] != theirs[path]:
             for name in Entry.__slots__:
                 one, other = getattr(ours[path], name), getattr(theirs[path], name)
-                if one != other:
+                unpack_time = name == "mtime_ns" and theirs[path].kind == "d" and other >= unpacked_after_ns
+                if one != other and not unpack_time:
                     found.append(f"{path!r}: {name} {one!r} != {other!r}")
     return found[:_DIFFERENCES_SHOWN]
 
