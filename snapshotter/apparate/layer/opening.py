@@ -56,10 +56,12 @@ class Opener:
             Unavailable: the disk has no room for its metadata, or does not work.
         """
         digest = info.digest
-        index, identity = open_index(directory, trusted=fresh)
+        mapped = _map(directory / INDEX_NAME)
+        index, identity = _read_index(mapped, trusted=fresh)
         remote = self._sources(lambda: self._catalogue.references(digest), digest)
         source = _LocalFirst(directory / SPOOL_NAME, remote)
         store = LayerStore(directory, index, identity, self._disk, self._room)
+        mapped.madvise(mmap.MADV_DONTNEED)  # checks have touched every page; few are needed again
         fetched_bytes, _ = self._catalogue.used().get(digest, (0, 0.0))
         image = LayerImage(digest, info.layer_id, index, store, source, self._pace(remote), self._around, fetched_bytes)
         try:
@@ -100,22 +102,25 @@ class _LocalFirst:
         return self._now().whole(deadline=deadline)
 
 
-def open_index(directory: Path, *, trusted: bool = False) -> tuple[LayerIndex, bytes]:
-    """Return the mapped index of the layer in *directory* and what identifies it; checked in full unless *trusted*.
+def open_index(directory: Path) -> tuple[LayerIndex, bytes]:
+    """Return the mapped index of the layer in *directory*, checked in full, and what identifies it.
 
     Raises:
         FormatError: it is missing or damaged.
     """
-    path = directory / INDEX_NAME
+    return _read_index(_map(directory / INDEX_NAME), trusted=False)
+
+
+def _map(path: Path) -> mmap.mmap:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+            return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
         finally:
             os.close(fd)
     except (OSError, ValueError) as error:
         raise FormatError("index", "file", f"{path} cannot be mapped: {error}") from error
-    index = LayerIndex(mapped, trusted=trusted)
-    identity = sha256(mapped[:_INDEX_HEAD_BYTES]).digest()
-    mapped.madvise(mmap.MADV_DONTNEED)  # checking has touched every page; few are needed again
-    return index, identity
+
+
+def _read_index(mapped: mmap.mmap, *, trusted: bool) -> tuple[LayerIndex, bytes]:
+    return LayerIndex(mapped, trusted=trusted), sha256(mapped[:_INDEX_HEAD_BYTES]).digest()

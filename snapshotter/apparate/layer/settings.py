@@ -59,8 +59,8 @@ class LayerSettings:
     disk_reserve_bytes: int = 256 * MIB
     """Free space of the file system that fetched data never eats into; beyond it data is served without being stored."""
 
-    sync_interval_s: float = 2.0
-    """How often fetched data is synced and its bitmap written: what a crash of the machine can cost."""
+    sync_interval_s: float = 10.0
+    """How often fetched data is synced and its bitmap written: what a crash of the machine can cost, at most."""
     profile_entries: int = 16384
     """How many touched ranges are remembered for each layer."""
     open_layers: int = 512
