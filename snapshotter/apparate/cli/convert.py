@@ -87,7 +87,7 @@ class _Platform(click.ParamType[Platform]):
     type=int,
     default=DEFAULT_LEVEL,
     show_default=True,
-    help="Compression level: 1 is fast, 12 (zstd: 19) is small.",
+    help="Compression level: 1 is fast, 12 (zstd: 22) is small.",
 )
 @click.option(
     "--member-size",

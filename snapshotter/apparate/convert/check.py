@@ -272,7 +272,7 @@ class _Walk:
         self._seen += 1
         if number >= len(self._toc.entries) or not _same_entry(event.entry, self._toc.entries[number]):
             raise FormatError(FORMAT, "TOC", f"entry {number} differs from the tar's {path!r:.200}")
-        planned = self._written.plan.entries[number]
+        planned = self._written.entries[number]
         if _attributes(event.entry) != _attributes(planned) or event.entry.mtime_ns != planned.mtime_ns:
             raise FormatError(FORMAT, "tar", f"{path!r:.200} differs from the source's entry")
         if event.runs is not None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from apparate.convert.spool import Spool
     from apparate.format.prefetch import PrefetchRange
-    from apparate.format.toc import Compression
+    from apparate.format.toc import Compression, Entry
     from apparate.format.writer import EncodedMember, LayerFormat, LayerPlan, MemberPlan, MemberSummary
 
 BATCH_BYTES: Final = 1024 * 1024
@@ -43,7 +43,8 @@ class WrittenLayer:
     fd: int
     descriptor: Descriptor
     compression: Compression
-    plan: LayerPlan
+    entries: list[Entry]
+    """As they were planned, in the order of the tar."""
     toc_digest: Digest
     index: IndexLocation
 
@@ -107,7 +108,7 @@ class LayerWriter:
                 fd=output.fd,
                 descriptor=Descriptor(self._format.media_type, output.digest, output.size, annotations),
                 compression=self._format.compression,
-                plan=plan,
+                entries=plan.entries,
                 toc_digest=Digest("sha256", document.digest.hex()),
                 index=index,
             )

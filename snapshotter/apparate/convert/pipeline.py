@@ -20,7 +20,7 @@ from apparate.convert.progress import Stage
 from apparate.convert.result import LayerResult
 from apparate.convert.selection import Claims
 from apparate.convert.spool import read_layer
-from apparate.errors import ApparateError
+from apparate.errors import ApparateError, IntegrityError
 from apparate.format.formats import layer_format_for
 
 if TYPE_CHECKING:
@@ -128,6 +128,14 @@ class LayerPipeline:
                 future.result()
 
     def _read(self, descriptor: Descriptor, diff_id: Digest) -> Spool:
+        """Read a layer; once more, if it arrived damaged: a mirror or a proxy may have been to blame."""
+        try:
+            return self._read_once(descriptor, diff_id)
+        except IntegrityError as error:
+            self._progress.note(f"{error}; reading the layer again")
+            return self._read_once(descriptor, diff_id)
+
+    def _read_once(self, descriptor: Descriptor, diff_id: Digest) -> Spool:
         tick = self._ticker(descriptor, Stage.READ)
         with self._source.blob(descriptor) as chunks:
             return read_layer(

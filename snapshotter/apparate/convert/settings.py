@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from apparate.errors import InvalidArgument
-from apparate.format.plan import check_options
+from apparate.format.formats import layer_format_for
 from apparate.format.prefetch import PrefetchRange, format_list
 from apparate.format.toc import Compression
 from apparate.format.writer import DEFAULT_COLD_BYTES, DEFAULT_LEVEL, DEFAULT_MEMBER_BYTES, LayerOptions
@@ -17,8 +17,6 @@ from apparate.format.writer import DEFAULT_COLD_BYTES, DEFAULT_LEVEL, DEFAULT_ME
 if TYPE_CHECKING:
     from apparate.oci.manifest import Platform
 
-LEVEL_MAX: Final = {Compression.GZIP: 12, Compression.ZSTD: 19}
-"""zstd's levels above 19 need windows that small readers refuse."""
 THREADS_MAX: Final = 256
 
 
@@ -75,10 +73,7 @@ class ConvertOptions:
     """Convert an image whose layers can be loaded on demand already."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.level <= LEVEL_MAX[self.compression]:
-            top = LEVEL_MAX[self.compression]
-            raise InvalidArgument(f"level {self.level}: {self.compression.value} takes 1 to {top}")
-        check_options(self.layer_options)
+        layer_format_for(self.compression, self.layer_options)  # refuses what it cannot do
 
     @property
     def layer_options(self) -> LayerOptions:

@@ -37,8 +37,9 @@ class Spool:
     entries: list[SourceEntry]
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Give disk space and memory back."""
         os.close(self.fd)
+        self.entries.clear()
 
 
 @contextmanager

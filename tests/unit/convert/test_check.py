@@ -50,7 +50,7 @@ def test_a_sound_layer_is_proven(tmp_path: Path, compression: Compression, range
         told: list[tuple[int, int]] = []
         proof = prove(layer, ranges, pool, 2, lambda done, total: told.append((done, total)))
         assert told[-1] == (layer.descriptor.size, layer.descriptor.size)
-        assert proof.entries == len(layer.plan.entries)
+        assert proof.entries == len(layer.entries)
         assert bool(proof.prefetch_size) == bool(ranges)
         if compression is Compression.GZIP:
             tar = gunzip(os.pread(layer.fd, layer.descriptor.size, 0))
@@ -134,8 +134,8 @@ def test_an_index_that_differs_from_the_toc_is_found(tmp_path: Path) -> None:
 
 def test_a_tar_that_differs_from_the_plan_is_found(tmp_path: Path) -> None:
     with written(ENTRIES, tmp_path) as (layer, pool):
-        number = next(at for at, entry in enumerate(layer.plan.entries) if entry.path == b"etc/motd")
-        layer.plan.entries[number] = dataclasses.replace(layer.plan.entries[number], mode=0)
+        number = next(at for at, entry in enumerate(layer.entries) if entry.path == b"etc/motd")
+        layer.entries[number] = dataclasses.replace(layer.entries[number], mode=0)
         with pytest.raises(FormatError, match="differs from the source"):
             prove(layer, None, pool, 2, lambda _done, _total: None)
 

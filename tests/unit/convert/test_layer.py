@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import tarfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +15,7 @@ import pytest
 from tests.support.images import build_layer, pattern
 from tests.support.tarball import file
 from tests.support.torture import torture_layer
-from tests.unit.convert.helpers import spooled, written
+from tests.unit.convert.helpers import gunzip, spooled, written
 
 from apparate.convert.ordered import in_order
 from apparate.convert.pieces import digest_of, resolve
@@ -20,7 +24,7 @@ from apparate.errors import FailedPrecondition, FormatError, IntegrityError
 from apparate.format.embedding import IndexLocation
 from apparate.format.formats import layer_format_for
 from apparate.format.toc import Compression
-from apparate.format.writer import LayerOptions, Span, Zeros
+from apparate.format.writer import LayerOptions, MemberPlan, Span, Zeros
 from apparate.oci import names
 from apparate.oci.digest import Digest
 from apparate.oci.manifest import Descriptor
@@ -172,6 +176,28 @@ def test_after_an_error_nothing_is_left_running() -> None:
         assert all(future.done() for future in futures)
 
 
-def test_a_file_larger_than_a_member_is_hashed_whole(tmp_path: Path) -> None:
-    with written({"big": file(pattern(300_000))}, tmp_path) as (layer, _pool):
-        assert [len(plan.pieces) for plan in layer.plan.whole_files] != []
+def test_the_toc_has_the_digest_of_a_file_of_several_members(tmp_path: Path) -> None:
+    content = pattern(300_000)
+    with written({"big": file(content)}, tmp_path) as (layer, _pool):
+        tar = gunzip(os.pread(layer.fd, layer.descriptor.size, 0))
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        document = archive.extractfile("stargz.index.json")
+        assert document is not None
+        rows = [row for row in json.load(document)["entries"] if row["name"] == "big"]
+    assert len(rows) == 5
+    assert rows[0]["digest"] == str(Digest.of(content))
+
+
+@pytest.mark.parametrize(
+    ("compression", "expected"),
+    [
+        (Compression.GZIP, "2196bf62f4f3e08e835f7dfefa6c36f227c5df78b87104865a187e15128c39da"),
+        (Compression.ZSTD, "42b0b72ce31a5a76b69a0bf95bda20b3d4eb8a117024282d3ea38c6100b93c89"),
+    ],
+)
+def test_the_codecs_give_these_bytes_on_every_machine(compression: Compression, expected: str) -> None:
+    """A digest that changes here changes every converted layer: it belongs to a new version of a codec, in a release of its own."""
+    raw = pattern(200_000, seed=1)
+    member = MemberPlan((raw,), len(raw), ())
+    data = layer_format_for(compression, LayerOptions()).encode(member, raw).data
+    assert Digest.of(data).hex == expected
