@@ -7,13 +7,15 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from tests.support.busybox import busybox_entries
 from tests.support.content import stored
-from tests.support.cri import Container
+from tests.support.cri import Container, CriClient, CriError, Pod
 from tests.support.distribution import Registry
 from tests.support.images import build_image, pattern, plain_layer, push
 from tests.support.node import Node, node
+from tests.support.processes import wait_until
 from tests.support.scope import times
 from tests.support.services import apparate
 from tests.support.tarball import Node as Entry
@@ -67,7 +69,7 @@ def test_no_container_notices(running: Node, folder: Path, image: str, victims: 
         pause.wait(chance.uniform(*PAUSE_S))
         strike(running, victims)
         if number % 4 == 0:
-            other = cri.start(pod, image, ["sh", "-c", "sha256sum /data/large-0 && echo done"])
+            other = start_as_kubelet(cri, pod, image, ["sh", "-c", "sha256sum /data/large-0 && echo done"])
             other.wait_output("done")
     (stop / "now").touch()
     reader.wait_output("done", timeout_s=300)
@@ -94,6 +96,25 @@ def strike(running: Node, victims: str) -> None:
         actions["snapshotter"]()
     else:
         actions[victims]()
+
+
+def start_as_kubelet(cri: CriClient, pod: Pod, image: str, line: list[str]) -> Container:
+    """Start a container; what containerd calls unavailable for the moment is tried again, as kubelet does.
+
+    containerd's own connection to a restarted snapshotter waits up to three seconds before it dials again.
+    """
+
+    def attempt() -> Container | None:
+        try:
+            return cri.start(pod, image, line)
+        except CriError as error:
+            if error.code is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return None
+
+    started = wait_until(attempt, "the container is started")
+    assert started is not None
+    return started
 
 
 def assert_all_rounds_equal(reader: Container) -> None:
