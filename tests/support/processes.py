@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,23 @@ def resident_of(pid: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     raise AssertionError(f"no Pss for process {pid}")
+
+
+def cpu_used_s(pids: Sequence[int], during_s: float) -> float:
+    """CPU seconds, user and system, that these processes use within the next *during_s* seconds; ended ones count no more."""
+    before = _cpu_ticks(pids)
+    threading.Event().wait(during_s)
+    after = _cpu_ticks(pids)
+    return sum(ticks - before[pid] for pid, ticks in after.items()) / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_ticks(pids: Sequence[int]) -> dict[int, int]:
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            found[pid] = int(fields[11]) + int(fields[12])  # utime and stime: fields 14 and 15 of proc(5)
+    return found
 
 
 def children_of(pid: int) -> list[int]:

@@ -7,7 +7,8 @@ hands them to the next one, and starts that at once whenever one ends. It holds 
     SIGHUP            planned restart, also to another version: the loader stops after its requests in hand, the keeper
                       executes itself anew, with the descriptors, and starts the loader that is installed now
 
-Standard library only: what it does not load cannot go wrong.
+Its own end would be the end of the FUSE session, so once it keeps a descriptor it does not give up: a new version that cannot
+be executed is not, and a loader that does not start is tried again. Standard library only: what it does not load cannot go wrong.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import selectors
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ HEALTHY_AFTER_S: Final = 2.0
 """A loader that lived this long did not die of its start: its successor is started without delay."""
 STOP_TIMEOUT_S: Final = 75.0
 """How long a stopping loader may drain, longer than its read deadline. Then SIGKILL; the successor repeats the requests."""
+PROBE_TIMEOUT_S: Final = 10.0
 FDS_MAX: Final = 16
 
 _MESSAGE_BYTES_MAX: Final = 4096
@@ -37,6 +40,7 @@ _LISTEN_FDS_START: Final = 3
 _FD_FLOOR: Final = 64  # kept descriptors are numbered from here, out of the way of those that a child is given
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _FORWARDED: Final = ("READY=", "STOPPING=", "STATUS=", "ERRNO=")
 
 
@@ -58,14 +62,15 @@ class FdStore:
                 os.close(fd)
         self._kept = [(kept, fd) for kept, fd in self._kept if kept != name]
 
-    def inherit(self) -> None:
-        """Keep what this process was started with (sd_listen_fds(3))."""
+    def inherit(self) -> bool:
+        """Keep what this process was started with (sd_listen_fds(3)); return whether there was anything."""
         if os.environ.pop("LISTEN_PID", "") == str(os.getpid()):
             names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
             for number in range(int(os.environ.pop("LISTEN_FDS", "0"))):
                 fd = _LISTEN_FDS_START + number
                 self.add(names[number] if number < len(names) else "unknown", fd)
                 os.close(fd)
+        return bool(self._kept)
 
     def hand_over(self, environment: dict[str, str]) -> None:
         """Put the descriptors where the program that this process executes next expects them."""
@@ -106,32 +111,32 @@ class Keeper:
 
     def run(self) -> int:
         """Keep the loader running until a signal says stop; return the exit code."""
-        self._store.inherit()
+        self._was_ready = self._store.inherit()
         self._waker.setblocking(False)  # noqa: FBT003  # as signal.set_wakeup_fd demands
         for number in _SIGNALS:
             signal.signal(number, self._note)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # blocked by _execute_anew
         self._start()
         while True:
-            self._serve(None)
-            if self._pending & {signal.SIGTERM, signal.SIGINT}:
+            if self._pending & _STOP:
                 return self._stop()
             if signal.SIGHUP in self._pending:
-                self._stop()
-                self._execute_anew()
-            if signal.SIGCHLD in self._pending:
+                self._pending.discard(signal.SIGHUP)
+                self._restart()
+            elif signal.SIGCHLD in self._pending:
                 self._pending.discard(signal.SIGCHLD)
                 code = self._replace_dead()
                 if code is not None:
                     return code
+            else:
+                self._serve(None)
 
     def _note(self, number: int, _frame: object) -> None:
         self._pending.add(number)
 
     def _serve(self, timeout_s: float | None) -> None:
-        """Wait for a signal or for messages, and answer these."""
-        if self._pending:
-            timeout_s = 0
+        """Wait for the next signal or for messages, and answer these; who waits for a signal looks at `_pending` before."""
         for key, _ in self._selector.select(timeout_s):
             if key.fileobj is self._wake:
                 self._wake.recv(_MESSAGE_BYTES_MAX)
@@ -211,7 +216,7 @@ class Keeper:
         self._failures = 0 if lived_s >= HEALTHY_AFTER_S else self._failures + 1
         pause_s = min(BACKOFF_STEP_S * 2 ** (self._failures - 2), BACKOFF_MOST_S) if self._failures > 1 else 0.0
         self._wait(pause_s)
-        if not self._pending & {signal.SIGTERM, signal.SIGINT}:
+        if not self._pending & _STOP:
             self._start()
         return None
 
@@ -232,7 +237,7 @@ class Keeper:
 
     def _wait(self, pause_s: float) -> None:
         end = time.monotonic() + pause_s
-        while (left := end - time.monotonic()) > 0 and not self._pending & {signal.SIGTERM, signal.SIGINT}:
+        while (left := end - time.monotonic()) > 0 and not self._pending & _STOP:
             self._serve(left)
 
     def _stop(self) -> int:
@@ -244,7 +249,6 @@ class Keeper:
             status = self._reap()
             if status is not None:
                 return max(status, 0)
-            self._pending.discard(signal.SIGCHLD)
             self._serve(left)
         if self._child:
             os.kill(self._child, signal.SIGKILL)
@@ -252,12 +256,36 @@ class Keeper:
             self._child = 0
         return 0
 
-    def _execute_anew(self) -> NoReturn:
+    def _restart(self) -> None:
+        """Stop the loader and execute what is installed now; go on as before if that cannot be executed."""
+        program = [sys.executable, "-m", __spec__.name if __spec__ else __name__]
+        reason = _probe(program)
+        if reason:
+            print(f"no planned restart: {' '.join(program)}: {reason}", file=sys.stderr, flush=True)  # noqa: T201  # as above
+            return
+        self._stop()
+        if not self._pending & _STOP:  # a stop meanwhile is a stop
+            self._execute_anew(program)
+
+    def _execute_anew(self, program: Sequence[str]) -> NoReturn:
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, _SIGNALS
+        )  # until the new program can note them: their default is to kill it
         signal.set_wakeup_fd(-1)
         environment = dict(os.environ)
         self._store.hand_over(environment)
-        command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, self._notify_path, *self._command]
-        os.execve(sys.executable, command, environment)  # noqa: S606  # a list, as everywhere
+        os.execve(program[0], [*program, self._notify_path, *self._command], environment)  # noqa: S606  # a list, as everywhere
+
+
+def _probe(program: Sequence[str]) -> str:
+    """Return why *program* cannot be executed, or nothing; without arguments it ends at once."""
+    try:
+        done = subprocess.run(
+            program, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=PROBE_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "it fails") if done.returncode else ""
 
 
 def run(command: Sequence[str], notify_path: Path) -> int:
@@ -269,5 +297,5 @@ def run(command: Sequence[str], notify_path: Path) -> int:
         notify_path.unlink(missing_ok=True)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:]:  # without arguments it says by ending well that it can be executed
     sys.exit(run(sys.argv[2:], Path(sys.argv[1])))

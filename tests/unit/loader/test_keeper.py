@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.processes import Process, children_of, wait_until
+from tests.support.processes import Process, children_of, cpu_used_s, wait_until
 from tests.support.services import environment
 
 from apparate.loader import keeper
 
 # Notes how it was started; asks once to have a pipe kept; then does what the file "orders" in its directory says.
 CHILD = textwrap.dedent("""
-    import os, pathlib, signal, sys
+    import os, pathlib, signal, sys, time
     from apparate.telemetry import systemd
     folder = pathlib.Path(sys.argv[1])
     kept = systemd.inherited_fds()
@@ -37,7 +37,15 @@ CHILD = textwrap.dedent("""
         (folder / "read").write_bytes(os.read(kept["pipe"][0], 2))
     systemd.notify("READY=1")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if "drain" in orders:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     (folder / "ready").touch()
+    if "drain" in orders:
+        signal.sigwait({signal.SIGTERM})
+        (folder / "draining").touch()
+        while not (folder / "drained").exists():
+            time.sleep(0.02)
+        sys.exit(0)
     signal.pause()
 """)
 
@@ -57,7 +65,11 @@ class Kept:
             folder / "child.py",
             folder,
         ]
-        self.process = Process("keeper", command, folder / "log", env=environment())
+        self.package = folder / "package"  # where the program lies that is installed now
+        self.package.symlink_to(environment()["PYTHONPATH"])
+        self.process = Process(
+            "keeper", command, folder / "log", env={**environment(), "PYTHONPATH": str(self.package)}
+        )
 
     def starts(self) -> list[list[str]]:
         path = self.folder / "starts"
@@ -125,6 +137,61 @@ def test_stopping_stops_the_child_and_removes_the_socket(kept: Kept) -> None:
     assert not (kept.folder / "sock").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+@pytest.mark.parametrize("asked", [signal.SIGHUP, signal.SIGTERM])
+def test_the_keeper_is_idle_while_its_child_drains(kept: Kept, asked: signal.Signals) -> None:
+    (kept.folder / "orders").write_text("drain")
+    kept.start()
+    kept.process.signal(asked)
+    wait_until((kept.folder / "draining").exists, "the child drains")
+    used_s = cpu_used_s([kept.process.pid], during_s=0.5)
+    (kept.folder / "drained").touch()
+    assert used_s <= 0.05
+
+
+def test_a_stop_during_a_planned_restart_is_a_stop(kept: Kept) -> None:
+    (kept.folder / "orders").write_text("drain")
+    kept.start()
+    kept.process.signal(signal.SIGHUP)
+    wait_until((kept.folder / "draining").exists, "the child drains")
+    kept.process.signal(signal.SIGTERM)
+    (kept.folder / "drained").touch()
+    assert kept.process.wait() == 0
+    assert len(kept.starts()) == 1
+
+
+def test_a_storm_of_planned_restarts_leaves_the_keeper_and_its_descriptors(kept: Kept) -> None:
+    kept.start()
+
+    def storm() -> bool:
+        kept.process.signal(signal.SIGHUP)
+        return len(kept.starts()) >= 4 or not kept.process.running
+
+    wait_until(storm, "it is restarted over and over")
+    assert kept.process.running
+    assert [names for _, names in kept.starts()[1:4]] == ["pipe"] * 3
+
+
+def test_a_version_that_cannot_be_executed_is_not(kept: Kept) -> None:
+    kept.start()
+    kept.package.unlink()
+    kept.package.symlink_to(kept.folder)
+    kept.process.signal(signal.SIGHUP)
+    wait_until(lambda: "no planned restart" in kept.process.log_tail(), "it says so")
+    assert "No module named" in kept.process.log_tail()
+    assert children_of(kept.process.pid) == [int(kept.starts()[0][0])]
+
+
+def test_a_version_that_does_not_start_is_tried_again_because_it_would_take_the_session_with_it(kept: Kept) -> None:
+    kept.start()
+    (kept.folder / "orders").write_text("refuse")
+    kept.process.signal(signal.SIGHUP)
+    wait_until(lambda: len(kept.starts()) >= 3, "it is tried again")
+    (kept.folder / "ready").unlink()
+    (kept.folder / "orders").unlink()
+    wait_until((kept.folder / "ready").exists, "it serves again")
+    assert kept.starts()[-1][1] == "pipe"
 
 
 def test_a_program_that_is_not_there_is_one_line(tmp_path: Path) -> None:
