@@ -65,12 +65,15 @@ class LayerMounts:
         return list(self._pool.map(self._mount, layers))
 
     def _mount(self, layer: Digest) -> MountedLayer:
+        try:
+            with self._flights.hold(layer):
+                return self._loader.mount(layer)
+        except (NotFound, FormatError):
+            # Its files are lost or damaged; the registry still has the layer. Not under the lock: whoever drops a layer
+            # takes the locks in the other order. The pin keeps it from being unmounted.
+            self._resolve_again(layer)
         with self._flights.hold(layer):
-            try:
-                return self._loader.mount(layer)
-            except (NotFound, FormatError):  # its files are lost or damaged; the registry still has the layer
-                self._resolve_again(layer)
-                return self._loader.mount(layer)
+            return self._loader.mount(layer)
 
     def release(self, layer: Digest) -> bool:
         """Unmount *layer* unless someone needs it; return whether nobody does.
