@@ -139,10 +139,13 @@ class Loader(Protocol):
     def resolve(self, request: ResolveRequest) -> Resolved:
         """Make the layer known and durable, so that `mount` works later without a registry.
 
-        Resolving a known layer is cheap and asks no registry. Bounded in time by the loader.
+        Resolving a known layer is cheap and asks no registry. Bounded in time by the loader. The digest of a blob
+        says nothing about a table of contents that was never read together with the whole blob: a known layer
+        answers only requests whose annotations promise what it was resolved with, or one image could give
+        another one its bytes.
 
         Raises:
-            Unsupported: the layer cannot be loaded lazily; the message says why, for people.
+            Unsupported: the layer cannot be loaded lazily, or is here by another promise; the message says why, for people.
             IntegrityError: index or TOC do not match the digests of the manifest.
             FormatError: index or TOC are malformed.
             RegistryError, Unavailable: the registry refused or could not be reached.
