@@ -236,6 +236,15 @@ def test_a_loader_killed_while_it_starts_is_followed_by_one_that_serves(folder: 
         assert erofs.problems(stand_in.point, torture, stand_in.tree) == []
 
 
+def test_a_loader_told_to_stop_while_it_starts_does_so(folder: Path, torture: erofs.Sample) -> None:
+    with StandIn(folder, torture, "erofs-file") as stand_in:
+        _kill(stand_in)
+        stand_in.keeper.signal(signal.SIGHUP)
+        ready = stand_in.count(LOADER_READY)
+        wait_until(lambda: stand_in.count(LOADER_READY) > ready, "the next loader serves", keeper.STOP_TIMEOUT_S / 2)
+        assert erofs.problems(stand_in.point, torture, stand_in.tree) == []
+
+
 def test_a_mount_that_was_taken_away_is_made_again(folder: Path, torture: erofs.Sample) -> None:
     with StandIn(folder, torture, "erofs-file") as stand_in:
         (stand_in.run_dir / "mounted").unlink()

@@ -30,20 +30,14 @@ class Courier:
         self._fuse_fd = fuse_fd
         self._lock_path = lock_path
         self._push_buffer_bytes = push_buffer_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held for a whole call
+        self._state = threading.Lock()  # _closed and what it is decided by: held for moments
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._push: socket.socket | None = None
         self._closed = False
 
-    def start(self) -> None:
-        """Start the process, if it does not run."""
-        with self._lock:
-            self._start()
-
     def _start(self) -> socket.socket:
-        if self._closed:
-            raise Unavailable("the loader is stopping")
         if self._control is not None:
             return self._control
         control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -55,16 +49,18 @@ class Courier:
             command = [sys.executable, "-m", courier.__name__, *map(str, fds), str(self._lock_path)]
             self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
         threading.Thread(target=self._process.wait, name="courier-end", daemon=True).start()  # no zombie stays
-        self._control, self._push = control, push
+        with self._state:
+            self._control, self._push = control, push
         return control
 
     def close(self) -> None:
         """Let the process end when it is free. Calls under way fail: what they wait for may never come."""
-        self._closed = True
-        for end in (self._control, self._push):
-            if end is not None:
-                with suppress(OSError):  # the courier was faster
-                    end.shutdown(socket.SHUT_RDWR)
+        with self._state:
+            self._closed = True
+            for end in (self._control, self._push):
+                if end is not None:
+                    with suppress(OSError):  # the courier was faster
+                        end.shutdown(socket.SHUT_RDWR)
         with self._lock:
             self._drop()
 
@@ -103,15 +99,19 @@ class Courier:
     def _exchange(self, request: bytes) -> dict[str, object] | None:
         try:
             control = self._start()
-            control.send(request)
+            with self._state:  # a close that comes later ends the wait below
+                if self._closed:
+                    raise Unavailable("the loader is stopping")
+                control.send(request)
             reply = control.recv(courier.CONTROL_BYTES_MAX)
         except (BrokenPipeError, ConnectionResetError):
             reply = b""
         if reply:
             answer: dict[str, object] = json.loads(reply)
             return answer
-        _log.warning("courier process is gone, another is started", status=self._process and self._process.poll())
         self._drop()
+        if not self._closed:
+            _log.warning("courier process is gone, another is started", status=self._process and self._process.poll())
         return None
 
     def push(self, notification: list[bytes | memoryview]) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from apparate.errors import ApparateError
 from apparate.loader.courier_client import Courier
 from apparate.loader.drivers import detect, probe_image
 from apparate.loader.erofs_mount import Driver
@@ -61,25 +62,38 @@ class LoaderProcess:
         self._listener = listener
 
     def run(self, control: Control) -> None:
-        """Serve the session, and beside it what *control* makes of the mounts, until a signal says stop."""
-        trio.run(self._serve, control)
+        """Serve the session, and beside it what *control* makes of the mounts, until a signal says stop.
 
-    async def _serve(self, control: Control) -> None:
-        nudger = Nudger()
-        filesystem = Filesystem(self._images, probe_image(), nudger, self._data_dir, self._settings)
-        started = trio.Event()
-        token, stop = trio.lowlevel.current_trio_token(), trio.Event()
-        handover = HandoverServer(self._settings.run_dir, self._session.fd, lambda: token.run_sync_soon(stop.set))
+        Raises:
+            Unavailable: the mount was taken away.
+            ApparateError: *control* could not be begun.
+        """
+        stop = trio.Event()
         try:
+            trio.run(self._serve, control, stop)
+        except ExceptionGroup as group:  # as nurseries have it, even for one
+            error = _first(group)
+            if not (stop.is_set() and isinstance(error, ApparateError)):  # else: what was under way was cut off
+                raise error from group
+
+    async def _serve(self, control: Control, stop: trio.Event) -> None:
+        settings, session = self._settings, self._session
+        nudger = Nudger()
+        courier = Courier(session.fd, settings.run_dir / _COURIER_LOCK_NAME, settings.push_buffer_bytes)
+        filesystem = Filesystem(self._images, probe_image(), nudger, self._data_dir, settings)
+        token, started = trio.lowlevel.current_trio_token(), trio.Event()
+        with ExitStack() as stack:
+            stack.callback(nudger.close)
+            stack.callback(courier.close)
+            stack.enter_context(
+                closing(HandoverServer(settings.run_dir, session.fd, lambda: token.run_sync_soon(stop.set)))
+            )
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey_signals, stop)
-                nursery.start_soon(self._stop_session, stop, nursery.cancel_scope)
-                nursery.start_soon(self._run_control, started, filesystem, control)
-                await self._session.serve(filesystem, self._settings.requests, started.set)
+                nursery.start_soon(self._stop_session, stop, courier, nursery.cancel_scope)
+                nursery.start_soon(self._run_control, started, courier, filesystem, control)
+                await session.serve(filesystem, settings.requests, started.set)
                 nursery.cancel_scope.cancel()
-        finally:
-            handover.close()
-            nudger.close()
 
     @staticmethod
     async def _obey_signals(stop: trio.Event) -> None:
@@ -88,30 +102,31 @@ class LoaderProcess:
                 _log.info(LOADER_STOPPING, signal=signal.Signals(number).name)
                 stop.set()
 
-    async def _stop_session(self, stop: trio.Event, everything: trio.CancelScope) -> None:
+    async def _stop_session(self, stop: trio.Event, courier: Courier, everything: trio.CancelScope) -> None:
         """Once asked to, read no more requests; leave those that take too long to the successor, if the kernel can."""
         await stop.wait()
         systemd.notify("STOPPING=1")
         self._session.stop()
+        courier.close()  # what it is asked for needs answers that nobody gives from now on; the callers ask again
         if self._session.can_resend:
             await trio.sleep(self._settings.drain_s)
             everything.cancel()
 
-    async def _run_control(self, started: trio.Event, filesystem: Filesystem, control: Control) -> None:
+    async def _run_control(
+        self, started: trio.Event, courier: Courier, filesystem: Filesystem, control: Control
+    ) -> None:
         await started.wait()
         with ExitStack() as stack:
-            mounts = await trio.to_thread.run_sync(self._prepare_mounts, stack, filesystem)
-            await trio.to_thread.run_sync(stack.enter_context, control(mounts))
+            # In threads, because they use the FUSE mount; abandoned at a stop, because nobody answers then.
+            mounts = await trio.to_thread.run_sync(self._prepare_mounts, courier, filesystem, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(stack.enter_context, control(mounts), abandon_on_cancel=True)
             systemd.notify("READY=1")
             _log.info(LOADER_READY, driver=mounts.driver.value, taken_over=self._session.taken_over)
             await trio.sleep_forever()
 
-    def _prepare_mounts(self, stack: ExitStack, filesystem: Filesystem) -> LayerMounts:
-        """Start the courier and choose the driver: both use the FUSE mount, so not in its own thread."""
+    def _prepare_mounts(self, courier: Courier, filesystem: Filesystem) -> LayerMounts:
+        """Choose the driver, take away what is dead, and let layers be mounted."""
         settings = self._settings
-        courier = Courier(self._session.fd, settings.run_dir / _COURIER_LOCK_NAME, settings.push_buffer_bytes)
-        stack.callback(courier.close)
-        courier.start()
         settings.layers_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         driver = detect(settings, courier)
         mounts = LayerMounts(settings, driver, courier, self._session.device)
@@ -120,3 +135,12 @@ class LoaderProcess:
         pusher = None if driver is Driver.TREE else Pusher(courier)
         self._listener.connect(pusher, mounts, filesystem.forget_layer)
         return mounts
+
+
+def _first(group: ExceptionGroup) -> Exception:
+    """Return the first error in *group*, one of ours before any other."""
+    ours = group.subgroup(ApparateError) or group
+    error: Exception = ours
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

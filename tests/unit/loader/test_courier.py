@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import socket
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +37,7 @@ def courier(
 ) -> Iterator[Courier]:
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     made = Courier(device[1].fileno(), tmp_path / "lock", BUFFER_BYTES)
-    made.start()
+    made.unmount(str(tmp_path), detach=False)  # the first call starts it
     yield made
     made.close()
 
@@ -87,8 +90,48 @@ def test_a_closed_courier_ends_by_itself_and_takes_no_more(courier: Courier, tmp
         courier.unmount(str(tmp_path), detach=False)
 
 
+def test_closing_ends_a_call_that_would_wait_for_ever(courier: Courier, tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as the courier of a dead loader does while it waits for an answer
+        errors: list[Exception] = []
+
+        def call() -> None:
+            try:
+                courier.unmount(str(tmp_path), detach=False)
+            except Unavailable as error:
+                errors.append(error)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        courier.close()
+        caller.join(30)
+        assert len(errors) == 1
+
+
+def test_a_courier_closed_while_it_starts_takes_no_call(
+    courier: Courier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, closers = subprocess.Popen, []
+
+    def close_meanwhile(*args: object, **kwargs: object) -> object:
+        closer = threading.Thread(target=courier.close)
+        closer.start()
+        closers.append(closer)
+        wait_until(lambda: courier._closed, "it is being closed")  # the moment that matters
+        return start(*args, **kwargs)  # type: ignore[call-overload]  # passed on
+
+    process = courier._process  # there is no other way to its number
+    assert process is not None
+    process.kill()
+    process.wait()
+    monkeypatch.setattr(subprocess, "Popen", close_meanwhile)
+    with pytest.raises(Unavailable, match="stopping"):
+        courier.unmount(str(tmp_path), detach=False)
+    closers[0].join(30)
+    assert not closers[0].is_alive()
+
+
 def test_signals_to_the_group_do_not_end_it(courier: Courier, tmp_path: Path) -> None:
-    courier.unmount(str(tmp_path), detach=False)  # it has set up its signals by now
     process = courier._process  # there is no other way to its number
     assert process is not None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
