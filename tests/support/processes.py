@@ -20,7 +20,7 @@ LOG_TAIL_BYTES = 6000
 _T = TypeVar("_T")
 
 
-def wait_until(condition: Callable[[], _T], what: str, timeout_s: float = START_TIMEOUT_S) -> _T:
+def wait_until(condition: Callable[[], _T | None], what: str, timeout_s: float = START_TIMEOUT_S) -> _T:
     """Return the first true value of *condition*.
 
     Raises:
