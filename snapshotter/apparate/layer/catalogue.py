@@ -1,19 +1,20 @@
 """What is durable about layers besides their files: number, references, sizes, and who has them mounted.
 
 SQLite in WAL mode with full syncing: what a method has written survives any crash once it returns. Tables are small (one row
-a layer), transactions short, and none is held across network or disk work of others.
+a layer), transactions short, and none is held across network or disk work of others. On a full disk a ballast file gives way,
+so that a layer that is here can still be mounted.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from apparate.errors import FailedPrecondition, NotFound, Unavailable
 from apparate.layer.model import IndexSource, LayerId, LayerInfo
@@ -23,6 +24,9 @@ _SCHEMA_VERSION: Final = 1
 _REFERENCES_MAX: Final = 8
 """References kept for a layer, newest first: enough to survive a deleted repository, not a history."""
 _BUSY_TIMEOUT_S: Final = 10.0
+_BALLAST_BYTES: Final = 1024 * 1024
+_PRIMARY_CODE: Final = 0xFF
+"""SQLite's extended result codes hold the primary one in their last byte."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 # AUTOINCREMENT: a number is never used again, for inode numbers of the FUSE file system derive from it.
@@ -53,6 +57,8 @@ CREATE TABLE pins (
 """
 _COLUMNS: Final = "id, digest, image_size, blob_size, index_source, complete"
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True)
 class Pin:
@@ -73,6 +79,7 @@ class Catalogue:
             Unavailable: it cannot be opened.
         """
         self._lock = threading.Lock()
+        self._ballast = path.with_name("ballast")
         try:
             self._boot = _BOOT_ID.read_text().strip()
             self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None)
@@ -80,6 +87,9 @@ class Catalogue:
             raise Unavailable(f"catalogue {path} cannot be opened: {error}") from error
         try:
             self._prepare(path)
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            raise Unavailable(f"catalogue {path} cannot be opened: {error}") from error
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise FailedPrecondition(f"catalogue {path} cannot be used: {error}; move it away to start anew") from error
@@ -88,7 +98,8 @@ class Catalogue:
             raise
 
     def _prepare(self, path: Path) -> None:
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        # Exclusive before WAL: then no shared memory is mapped, whose pages a full disk could not give (SIGBUS).
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             self._db.execute(f"PRAGMA {pragma}")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > _SCHEMA_VERSION:
@@ -97,28 +108,49 @@ class Catalogue:
             )
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
-        self._db.execute("DELETE FROM pins WHERE boot != ?", (self._boot,))
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._db.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def tidy(self) -> None:
+        """Put the ballast back and forget the pins of earlier boots, as far as the disk has room."""
+        if not self._ballast.exists():
+            with self._ballast.open("wb") as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, _BALLAST_BYTES)
+                except OSError as error:
+                    self._ballast.unlink()
+                    raise Unavailable(f"no room for {self._ballast}: {error.strerror}") from error
+        if self._rows("SELECT 1 FROM pins WHERE boot != ? LIMIT 1", self._boot):
+            self._write(lambda db: db.execute("DELETE FROM pins WHERE boot != ?", (self._boot,)))
+
+    def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Return what *work* returns, done as one transaction; twice if the disk was full and there was ballast."""
         with self._lock:
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
+                return self._transaction(work)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & _PRIMARY_CODE != sqlite3.SQLITE_FULL or not self._ballast.exists():
+                    raise Unavailable(f"catalogue of layers cannot be written: {error}") from error
             except sqlite3.Error as error:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
                 raise Unavailable(f"catalogue of layers cannot be written: {error}") from error
+            self._ballast.unlink()
+            try:
+                return self._transaction(work)
+            except sqlite3.Error as error:
+                raise Unavailable(f"catalogue of layers cannot be written: {error}") from error
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            result = work(self._db)
+            self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        return result
 
     def _rows(self, query: str, *values: str | int) -> list[tuple[object, ...]]:
         with self._lock:
@@ -131,7 +163,8 @@ class Catalogue:
 
     def add(self, digest: Digest, reference: str, image_size: int, blob_size: int, source: IndexSource) -> LayerInfo:
         """Make a layer known, or renew what is known of it; its number stays. It counts as incomplete."""
-        with self._transaction() as db:
+
+        def work(db: sqlite3.Connection) -> None:
             db.execute(
                 "INSERT INTO layers (digest, image_size, blob_size, index_source, used_wall_s) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET image_size = excluded.image_size, blob_size = excluded.blob_size,"
@@ -139,6 +172,8 @@ class Catalogue:
                 (str(digest), image_size, blob_size, source.value, time.time()),
             )
             _refer(db, digest, reference)
+
+        self._write(work)
         info = self.get(digest)
         assert info is not None
         return info
@@ -147,8 +182,7 @@ class Catalogue:
         """Note that a known layer can also be fetched by *reference*, from now on the first to be tried."""
         if self.references(digest)[:1] == [reference]:
             return
-        with self._transaction() as db:
-            _refer(db, digest, reference)
+        self._write(lambda db: _refer(db, digest, reference))
 
     def references(self, digest: Digest) -> list[str]:
         """Return by which references a layer can be fetched, newest first."""
@@ -194,23 +228,22 @@ class Catalogue:
 
     def remove(self, digest: Digest) -> None:
         """Forget a layer."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM layers WHERE digest = ?", (str(digest),))
+        self._write(lambda db: db.execute("DELETE FROM layers WHERE digest = ?", (str(digest),)))
 
     def set_complete(self, digest: Digest, *, complete: bool) -> None:
         """Note whether every byte of a layer is durable."""
-        with self._transaction() as db:
-            db.execute("UPDATE layers SET complete = ? WHERE digest = ?", (int(complete), str(digest)))
+        query = "UPDATE layers SET complete = ? WHERE digest = ?"
+        self._write(lambda db: db.execute(query, (int(complete), str(digest))))
 
     # --- use ---
 
     def note_use(self, fetched: Sequence[tuple[Digest, int, float]]) -> None:
         """Add (layer, bytes fetched since the last time, wall-clock time of last use) to what is known."""
-        with self._transaction() as db:
-            db.executemany(
-                "UPDATE layers SET fetched_bytes = fetched_bytes + ?, used_wall_s = max(used_wall_s, ?) WHERE digest = ?",
-                [(count, used, str(digest)) for digest, count, used in fetched],
-            )
+        query = (
+            "UPDATE layers SET fetched_bytes = fetched_bytes + ?, used_wall_s = max(used_wall_s, ?) WHERE digest = ?"
+        )
+        rows = [(count, used, str(digest)) for digest, count, used in fetched]
+        self._write(lambda db: db.executemany(query, rows))
 
     def used(self) -> dict[Digest, tuple[int, float]]:
         """Return for each layer the bytes fetched for it, ever, and when it was used last, wall clock."""
@@ -223,30 +256,28 @@ class Catalogue:
         Raises:
             NotFound: the layer is not known.
         """
-        with self._transaction() as db:
-            cursor = db.execute(
-                "INSERT OR REPLACE INTO pins (layer, owner, direct, boot) SELECT id, ?, ?, ? FROM layers WHERE digest = ?",
-                (owner, int(direct), self._boot, str(digest)),
-            )
-            if cursor.rowcount == 0:
-                raise NotFound(f"layer {digest} is not known here")
+        query = (
+            "INSERT OR REPLACE INTO pins (layer, owner, direct, boot) SELECT id, ?, ?, ? FROM layers WHERE digest = ?"
+        )
+        values = (owner, int(direct), self._boot, str(digest))
+        if self._write(lambda db: db.execute(query, values).rowcount) == 0:
+            raise NotFound(f"layer {digest} is not known here")
 
     def unpin(self, digest: Digest, owner: str) -> None:
         """Note that *owner* no longer has the layer mounted; if it had not, nothing changes."""
-        with self._transaction() as db:
-            db.execute(
-                "DELETE FROM pins WHERE owner = ? AND layer = (SELECT id FROM layers WHERE digest = ?)",
-                (owner, str(digest)),
-            )
+        query = "DELETE FROM pins WHERE owner = ? AND layer = (SELECT id FROM layers WHERE digest = ?)"
+        self._write(lambda db: db.execute(query, (owner, str(digest))))
 
     def pins(self, digest: Digest) -> tuple[Pin, ...]:
         """Return who has the layer mounted."""
-        rows = self._rows("SELECT owner, direct FROM pins JOIN layers ON layer = id WHERE digest = ?", str(digest))
+        query = "SELECT owner, direct FROM pins JOIN layers ON layer = id WHERE digest = ? AND boot = ?"
+        rows = self._rows(query, str(digest), self._boot)
         return tuple(Pin(str(owner), bool(direct)) for owner, direct in rows)
 
     def pinned(self) -> dict[Digest, bool]:
         """Return the mounted layers, each with whether the kernel reads its file itself."""
-        rows = self._rows("SELECT digest, max(direct) FROM pins JOIN layers ON layer = id GROUP BY digest")
+        query = "SELECT digest, max(direct) FROM pins JOIN layers ON layer = id WHERE boot = ? GROUP BY digest"
+        rows = self._rows(query, self._boot)
         return {Digest.parse(str(digest)): bool(direct) for digest, direct in rows}
 
 

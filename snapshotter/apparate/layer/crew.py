@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from apparate.errors import ApparateError
@@ -51,9 +51,13 @@ class _Entry:
     served: int
     not_before: float = 0.0
     failures: int = 0
-    steps: int = 0
-    over: bool = False
-    error: ApparateError | None = field(default=None)
+    steps: int = 0  # under way
+    exhausted: bool = False
+    error: ApparateError | None = None  # why it was given up
+
+    @property
+    def is_open(self) -> bool:
+        return not self.exhausted and self.error is None
 
 
 class Crew:
@@ -87,6 +91,7 @@ class Crew:
         """Stop after the steps under way and wait for them; campaigns do not end."""
         with self._changed:
             self._closing = True
+            self._entries = [entry for entry in self._entries if entry.steps]
             self._changed.notify_all()
             threads = list(self._threads)
         for thread in threads:
@@ -115,14 +120,14 @@ class Crew:
         with self._changed:
             while not self._closing:
                 now = time.monotonic()
-                ready = [entry for entry in self._entries if not entry.over and entry.not_before <= now]
+                ready = [entry for entry in self._entries if entry.is_open and entry.not_before <= now]
                 if ready:
                     entry = min(ready, key=lambda one: (one.campaign.priority, one.served))
                     self._served += 1
                     entry.served = self._served
                     entry.steps += 1
                     return entry
-                waits = [entry.not_before - now for entry in self._entries if not entry.over]
+                waits = [entry.not_before - now for entry in self._entries if entry.is_open]
                 self._idle += 1
                 self._changed.wait(min(waits, default=None))
                 self._idle -= 1
@@ -133,13 +138,14 @@ class Crew:
             entry.steps -= 1
             if error is None:
                 entry.failures = 0
-                entry.over |= not more
-            else:
+                entry.exhausted |= not more
+            else:  # what this step gave back is work again, even if another step has found none meanwhile
+                entry.exhausted = False
                 entry.failures += 1
                 entry.not_before = time.monotonic() + min(_PAUSE_FIRST_S * 2 ** min(entry.failures, 10), _PAUSE_MOST_S)
                 if entry.failures >= entry.campaign.attempts or not error.temporary:
-                    entry.over, entry.error = True, error
-            ended = entry.over and not entry.steps
+                    entry.error = error
+            ended = not entry.is_open and not entry.steps
             if ended:
                 self._entries.remove(entry)
         if ended:

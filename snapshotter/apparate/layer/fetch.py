@@ -57,7 +57,7 @@ class Fetcher:
         self._announcer = announcer
         self._timeout_s = timeout_s
         self.flights = FlightTable(index, store)
-        self.whole = WholeDownload(index, source, self.flights, self.admit)
+        self.whole = WholeDownload(index, source, self.flights)
 
     def obtain(self, members: Sequence[int], deadline: Deadline) -> dict[int, bytes]:
         """Return when each of *members* is stored, or among the inflated contents that are returned.
@@ -93,7 +93,9 @@ class Fetcher:
                 self._fetch_run(run, batch, arrived, failures, priority, deadline)
         except RangesUnsupported:  # these flights go on, by another way
             own = {}
-            self.whole.take_over({member: flight for member, flight in batch.items() if not flight.has_landed})
+            self.whole.take_over(
+                {member: flight for member, flight in batch.items() if not flight.has_landed}, self.admit
+            )
         except ApparateError as error:
             failures.append(error)
         finally:
@@ -140,18 +142,19 @@ class Fetcher:
 
         Raises:
             FormatError, IntegrityError: the bytes are not what the index promises; the flight has landed with this error.
+            Unavailable: the layer was closed; the same.
         """
         try:
             ref = self._index.member(member)
             raw = inflate_member(self._index.compression, data, ref.raw_length, ref.need_bytes)
             self._index.verify(member, raw)
+            runs = runs_of(self._index, member, raw)
+            self._store.put(member, runs)
         except ApparateError as error:
             if isinstance(error, IntegrityError):
                 metrics.INTEGRITY_ERRORS.inc()
             self.flights.land(member, flight, None, error)
             raise
-        runs = runs_of(self._index, member, raw)
-        self._store.put(member, runs)
         self.flights.land(member, flight, raw)
         metrics.FETCHED_BYTES.labels(priority.name.lower()).inc(len(data))
         self._announcer.arrived(runs, len(data))

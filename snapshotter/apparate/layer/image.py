@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from apparate.errors import ApparateError, Unavailable
 from apparate.layer.ahead import ReadAhead
@@ -76,7 +77,9 @@ class LayerImage:
         self.layer_id = layer_id
         self.index = index
         self.store = store
-        self.fetcher = Fetcher(index, store, source, pace, self, settings.attempt_timeout_s)
+        # What belongs to the image does not keep it: a removed layer's mapping goes when the last user lets go of the image.
+        itself = cast("LayerImage", weakref.proxy(self))
+        self.fetcher = Fetcher(index, store, source, pace, itself, settings.attempt_timeout_s)
         first_block = index.metadata_size // BLOCK_BYTES
         self.profile = Profile(first_block, index.image_size // BLOCK_BYTES - first_block, settings.profile_entries)
         self.hot = bytearray(index.member_count)
@@ -94,7 +97,7 @@ class LayerImage:
         self.fetched_bytes = fetched_bytes
         self._noted_bytes = fetched_bytes
         self.is_closed = False
-        self.completion = Completion(self, around)
+        self.completion = Completion(itself, around)
 
     # --- what it is ---
 

@@ -99,7 +99,6 @@ class LayerManager:
         self._resolver = Resolver(settings, self._catalogue, disk, sources, self._around.closing)
         self._opener = Opener(self._around, self._catalogue, disk, budget, sources)
         self._remove_orphans()
-        self._upkeep.measure()
         self._upkeep.start()
 
     def _wake(self) -> None:
@@ -132,7 +131,7 @@ class LayerManager:
         self._around.background_crew.close()
         self._upkeep.stop()
         for image in self.images():
-            _close(image)
+            self._drop(image.digest)
         self._catalogue.close()
         os.close(self._instance)
 

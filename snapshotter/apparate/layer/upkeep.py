@@ -74,6 +74,8 @@ class Upkeep:
 
     def start(self) -> None:
         """Begin."""
+        _attempt(self._tidy, [])
+        self._measure()
         self._thread.start()
 
     def wake(self) -> None:
@@ -108,7 +110,15 @@ class Upkeep:
 
     def _round(self) -> None:
         images = self._attached.images()
-        for task in (self._sync, self._note_use, self._make_room, self._complete_quiet, self._detach_idle, self._count):
+        for task in (
+            self._sync,
+            self._note_use,
+            self._make_room,
+            self._tidy,
+            self._complete_quiet,
+            self._detach_idle,
+            self._count,
+        ):
             _attempt(task, images)
 
     # --- tasks ---
@@ -162,14 +172,17 @@ class Upkeep:
                 raise
 
     def _make_room(self, _images: Sequence[LayerImage]) -> None:
-        self.measure()
+        self._measure()
         surplus = self._budget.to_free()
         if surplus:
             for image in self._eviction.free(surplus):
                 self.forget(image)
-            self.measure()
+            self._measure()
 
-    def measure(self) -> None:
+    def _tidy(self, _images: Sequence[LayerImage]) -> None:
+        self._catalogue.tidy()
+
+    def _measure(self) -> None:
         """Tell the budget what is really on the disk."""
         root = self._settings.root / "layers"
         used = 0

@@ -41,11 +41,10 @@ class Admit(Protocol):
 class WholeDownload:
     """Downloads a whole blob once and lands every missing member as it passes. Thread-safe."""
 
-    def __init__(self, index: LayerIndex, source: BlobSource, flights: FlightTable, admit: Admit) -> None:
+    def __init__(self, index: LayerIndex, source: BlobSource, flights: FlightTable) -> None:
         self._index = index
         self._source = source
         self._flights = flights
-        self._admit = admit
         self._lock = threading.Lock()  # _pending, _running
         self._pending: Batch = {}
         self._running = False
@@ -57,23 +56,23 @@ class WholeDownload:
         """Whether a download is under way."""
         return self._running
 
-    def take_over(self, batch: Batch) -> None:
-        """Land the claimed *batch* and every other missing member by a download in a thread of its own."""
+    def take_over(self, batch: Batch, admit: Admit) -> None:
+        """Land the claimed *batch* and every other missing member, through *admit*, by a download in a thread of its own."""
         with self._lock:
             self._pending.update(batch)
             self._pending.update(self._flights.claim_all())
             if self._running or not self._pending:
                 return
             self._running = True
-            threading.Thread(target=self._run, name="layer-whole", daemon=True).start()
+            threading.Thread(target=self._run, args=(admit,), name="layer-whole", daemon=True).start()
 
-    def _run(self) -> None:
+    def _run(self, admit: Admit) -> None:
         log.info("registry gives no parts of layers; downloading this one as a whole", host=self._source.host)
         failure: ApparateError = Unavailable("the download was interrupted")
         while self._pending:
             try:
                 with self._source.whole(deadline=Deadline.never()) as body:
-                    self._pass(body)
+                    self._pass(body, admit)
             except ApparateError as error:
                 failure = error
                 log.warning("layer could not be downloaded as a whole", error=str(error))
@@ -82,7 +81,7 @@ class WholeDownload:
             rest, self._pending, self._running = self._pending, {}, False
         self._flights.abandon(rest, failure)
 
-    def _pass(self, body: Body) -> None:
+    def _pass(self, body: Body, admit: Admit) -> None:
         window = _Window(body)
         for member in range(self._index.member_count):
             with self._lock:  # others may hand over what lies ahead at any time
@@ -97,7 +96,7 @@ class WholeDownload:
                 raise
             self.passed_bytes += ref.length
             try:
-                self._admit(member, flight, data, Priority.COMPLETION)
+                admit(member, flight, data, Priority.COMPLETION)
             except ApparateError as error:
                 body.distrust(str(error))
                 raise

@@ -12,11 +12,13 @@ from tests.support.processes import wait_until
 from tests.unit.layer.conftest import ManagerFactory, replaced
 from tests.unit.layer.helpers import MEMBER, STEP, address_of, files_in, resolve, sample_layer, whole_image
 
-from apparate.errors import Unavailable
+from apparate.errors import ApparateError, Unavailable
 from apparate.format.prefetch import PrefetchRange
 from apparate.layer.ahead import ReadAhead
+from apparate.layer.crew import Crew
 from apparate.layer.image import LayerImage
 from apparate.layer.manager import LayerManager
+from apparate.layer.model import Priority
 from apparate.layer.pace import Pace
 from apparate.layer.prefetch import rounds
 from apparate.layer.settings import LayerSettings
@@ -117,6 +119,46 @@ def test_a_prefetch_that_fails_is_tried_again(manager: LayerManager, registry: F
     image.prefetch()
     address = address_of(image, b"a-large")
     wait_until(lambda: image.read_cached(address, MEMBER) is not None, "prefetch")
+
+
+def test_what_a_failed_step_gives_back_is_done_although_another_step_found_nothing() -> None:
+    crew = Crew("test", 2)
+    campaign = Campaign()
+    crew.add(campaign)
+    assert campaign.ended.wait(10)
+    assert campaign.log == ["first begins", "second finds nothing", "first fails", "again", "nothing"]
+    crew.close()
+
+
+class Campaign:
+    """One piece of work that fails the first time, while another thread looks for more."""
+
+    priority = Priority.PREFETCH
+    attempts = 5
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.ended = threading.Event()
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._found_nothing = threading.Event()
+
+    def step(self) -> bool:
+        with self._lock:
+            self._calls += 1
+            call = self._calls
+            self.log.append({1: "first begins", 2: "second finds nothing", 3: "again"}.get(call, "nothing"))
+        if call == 1:
+            assert self._found_nothing.wait(10)
+            self.log.append("first fails")
+            raise Refused("connection refused")
+        if call == 2:
+            threading.Timer(0.05, self._found_nothing.set).start()
+        return call == 3
+
+    def end(self, error: ApparateError | None) -> None:
+        assert error is None
+        self.ended.set()
 
 
 def test_a_reader_joins_what_prefetch_has_asked_for(manager: LayerManager, registry: FakeRegistry) -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 from tests.support.layers import BuiltLayer, FakeBody, FakeRegistry, build_layer, incompressible
 from tests.support.processes import wait_until
 from tests.unit.layer.conftest import ManagerFactory, replaced
 from tests.unit.layer.helpers import MEMBER, REFERENCE, address_of, files_in, resolve, sample_layer, whole_image
 
-from apparate.errors import FailedPrecondition, FormatError, IntegrityError, InvalidArgument, NotFound, Unsupported
+from apparate.errors import (
+    FailedPrecondition,
+    FormatError,
+    IntegrityError,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
 from apparate.layer.manager import LayerManager
 from apparate.layer.model import LayerId, LayerRequest, LayerState, Touch
 from apparate.layer.settings import LayerSettings
 from apparate.oci import names
 from apparate.oci.digest import Digest
+from apparate.registry.deadline import Deadline
 
 
 def test_a_layer_with_an_index_costs_one_request(manager: LayerManager, registry: FakeRegistry) -> None:
@@ -134,6 +145,17 @@ def test_pins_of_an_earlier_boot_are_void(
     boot_id.write_text("another boot\n")
     monkeypatch.setattr("apparate.layer.catalogue._BOOT_ID", boot_id)
     assert open_manager(settings).pins() == {}
+
+
+def test_a_removed_layer_is_let_go_of(manager: LayerManager, registry: FakeRegistry) -> None:
+    image = resolve(manager, registry, sample_layer())
+    image.complete(Deadline.after(10))
+    gone = weakref.ref(image)
+    manager.remove(image.digest)
+    with pytest.raises(Unavailable, match="closed"):
+        image.read(image.metadata_size, 4096)
+    del image
+    wait_until(lambda: gone() is None, "the image to be freed without the collector of cycles")
 
 
 def test_removing_an_unknown_layer_is_success(manager: LayerManager) -> None:
