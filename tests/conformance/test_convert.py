@@ -8,6 +8,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,27 @@ from typing import Any
 import pytest
 from tests.support.content import blob, stored
 from tests.support.distribution import Registry, free_port
-from tests.support.images import Layer, build_image, build_index, build_layer, pattern, plain_layer, push, sha256
+from tests.support.images import (
+    Layer,
+    build_image,
+    build_index,
+    build_layer,
+    pattern,
+    plain_layer,
+    push,
+    sha256,
+    write_layout,
+)
 from tests.support.processes import Process, run
 from tests.support.services import apparate, command, environment
+from tests.support.tarball import Node
 from tests.support.torture import base_layer, torture_image, torture_layer
 from tests.support.trees import Entry, differences, read_tree
 from tests.unit.convert.helpers import members_of_tar
 
 FORMATS = ("estargz", "zstd:chunked")
 DIGEST_LENGTH = 71
+MEMORY_MAX = 150_000_000
 
 
 @pytest.fixture
@@ -175,6 +188,28 @@ def test_neither_image_needs_the_other(registry: Registry, name: str) -> None:
     assert "subject" not in image.manifest
     assert not {layer["digest"] for layer in image.layers} & {layer["digest"] for layer in plain.layers}
     assert image.manifest["annotations"]["com.tencent.cloud.apparate.source.reference"] == source
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    """The bound of docs/convert.md, on a layer of 160 MB in 20,000 entries, of which two are large."""
+    entries: dict[str, Node | bytes | None] = {
+        f"small/{number:05}": pattern(2000, seed=number) for number in range(20_000)
+    }
+    entries |= {f"large-{number}": pattern(60_000_000, seed=number) for number in range(2)}
+    write_layout(tmp_path / "source", build_image([entries], compression="none"))
+    layouts = ["--from-oci-layout", "--to-oci-layout", "--level", "1"]
+    arguments = command("convert", *layouts, tmp_path / "source", tmp_path / "target")
+    # A small process in between: the peak of a child counts from the fork, with all that its parent had.
+    measured = [sys.executable, "-c", _MEASURE, *arguments]
+    done = subprocess.run(measured, env=environment(), capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) * 1024 < MEMORY_MAX
+
+
+_MEASURE = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 
 
 # --- interruptions -----------------------------------------------------------------------------

@@ -125,7 +125,7 @@ class _Platform(click.ParamType[Platform]):
 @click.option(
     "--patience",
     type=click.FloatRange(min=0),
-    default=30.0,
+    default=15.0,
     show_default=True,
     help="Seconds for which a registry that does not answer is tried.",
 )

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from apparate.format.toc import Chunk, Entry, TableOfContents
 
 FORMAT: Final = "converted layer"
-BATCH_BYTES: Final = 1024 * 1024
+BATCH_BYTES: Final = 512 * 1024
 """Uncompressed bytes given to a thread at once."""
-BATCHES_AHEAD: Final = 3
+BATCHES_AHEAD: Final = 4
 GAP_READ_BYTES: Final = 256 * 1024
 #: What a TOC can say of a time: RFC 3339 has years 1 to 9999; others are left out (docs/formats/estargz.md).
 _TIME_FIRST_NS: Final = -62135596800 * 10**9

@@ -24,7 +24,7 @@ ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 ZSTD_SKIPPABLE: Final = frozenset(bytes((first, 0x2A, 0x4D, 0x18)) for first in range(0x50, 0x60))
 """Magic numbers of skippable frames (RFC 8878, section 3.1.2)."""
 MAGIC_BYTES: Final = 4
-PIECE_BYTES: Final = 1024 * 1024
+PIECE_BYTES: Final = 256 * 1024
 """Inflated bytes are handed out in pieces of at most this size."""
 ZSTD_WINDOW_MAX: Final = 128 * 1024 * 1024
 """As the zstd program: a frame that needs a larger window is refused."""

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from apparate.format.toc import Compression, Entry
     from apparate.format.writer import EncodedMember, LayerFormat, LayerPlan, MemberPlan, MemberSummary
 
-BATCH_BYTES: Final = 1024 * 1024
+BATCH_BYTES: Final = 512 * 1024
 """Uncompressed bytes given to a thread at once: enough that handing them over costs nothing."""
-BATCHES_AHEAD: Final = 3
+BATCHES_AHEAD: Final = 4
 """Batches per thread that may be waiting or done but not yet written."""
 
 

@@ -33,7 +33,7 @@ class ConvertSettings:
     layer_bytes_max: int = 256 * 1024**3
     """A layer that unpacks to more is refused: a decompression bomb, or more than the disk takes."""
 
-    patience_s: float = 30.0
+    patience_s: float = 15.0
     """How long a registry that does not answer is tried; a transfer has the time it takes at 64 KiB/s on top."""
 
     def __post_init__(self) -> None:
