@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 ROOT_GROUPS := tests/conformance tests/integration
 export PYTHONPATH := $(CURDIR)/snapshotter:$(CURDIR)
 
-.PHONY: help setup apt peers check lint types imports unit test test-matrix test-nodes test-cluster test-all demo bench stubs clean
+.PHONY: help setup apt peers matrix-peers check lint types imports unit test test-matrix test-nodes test-cluster test-all demo bench stubs clean
 
 help: ## Say what there is.
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ $(VENV)/.locked: uv.lock pyproject.toml tests/support/apt-packages.txt | apt
 	@chmod +x $(BIN)/apparate
 	@touch $@
 
+matrix-peers: setup
+	@$(BIN)/python -m tests.support.peers containerd-1.4.3 containerd-1.7.35 containerd-2.4.2 stargz-snapshotter estargz-convert
+
 peers: setup ## Build the foreign programs that tests run beside us (cached by content).
 	@$(BIN)/python -m tests.support.peers containerd-2.4.2 snapshotter-suite
 
@@ -56,6 +59,10 @@ unit: setup
 
 test: setup peers ## What needs no node containers and no cluster.
 	@$(BIN)/python -m tests.support.groups tests/unit $(ROOT_GROUPS)
+
+# MATRIX=1 makes long what make test has in short.
+test-matrix: setup matrix-peers ## Other containerds, foreign tools, long kills, fuzzing, memory: at most 25 minutes.
+	@MATRIX=1 $(BIN)/python -m tests.support.groups tests/matrix
 
 demo: setup peers ## Convert a real image and start it on data loaded while it runs.
 	@$(BIN)/python -m tests.benchmark.demo

@@ -14,6 +14,7 @@ from tests.support.leftovers import mounts_below
 from tests.support.processes import run, wait_until
 from tests.support.services import NAME, Services, apparate
 
+from apparate.grpcapi.loader_client import LoaderClient
 from apparate.snapshot.snapshotter import REMOTE_PREPARED
 
 SETTLE_S = 60.0
@@ -47,8 +48,9 @@ class Node:
         return _count(self.ours.root / "snapshots.db", "snapshots")
 
     def layer_rows(self) -> int:
-        """Rows in the loader's catalogue."""
-        return _count(self.ours.root / "layers" / "catalogue.db", "layers")
+        """Layers that the loader's catalogue knows. The loader is asked: it keeps the file to itself while it runs."""
+        with LoaderClient(str(self.ours.run_dir / "loader.sock")) as loader:
+            return len(loader.status())
 
     def images_json(self) -> str:
         """What `apparate images --json` says."""
