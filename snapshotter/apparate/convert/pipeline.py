@@ -100,7 +100,15 @@ class LayerPipeline:
             future, left = self._known[key]
             claims.restrict(left)
             results.append(future)
+        self._note_missed(claims.missed, config)
         return results[::-1]
+
+    def _note_missed(self, paths: Sequence[bytes], config: ImageConfig) -> None:
+        if paths:
+            first = paths[0].decode(errors="backslashreplace")
+            self._progress.note(
+                f"prefetch list: {len(paths)} of its paths are no files of the image for {config.platform}: {first}, ..."
+            )
 
     def _begin_layer(self, descriptor: Descriptor, diff_id: Digest, claims: Claims) -> Future[LayerResult]:
         self._wait_for_room()

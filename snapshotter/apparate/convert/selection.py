@@ -149,6 +149,12 @@ class Claims:
         self._left: dict[bytes, list[tuple[int, PrefetchRange]]] = {}
         for number, item in enumerate(ranges):
             self._left.setdefault(item.path, []).append((number, item))
+        self._hidden: list[bytes] = []
+
+    @property
+    def missed(self) -> list[bytes]:
+        """The paths that, after the last layer, have turned out to be no file of the image."""
+        return [*self._hidden, *self._left]
 
     @property
     def key(self) -> frozenset[bytes]:
@@ -165,12 +171,12 @@ class Claims:
         hidden: set[bytes] = set()
         for entry in entries:
             hidden |= _hides(entry)
-            ranges = self._left.pop(entry.path, None) if entry.type is not EntryType.DIR else None
-            if ranges and entry.type in {EntryType.REG, EntryType.HARDLINK}:
-                found.extend(ranges)
+            if entry.type in {EntryType.REG, EntryType.HARDLINK}:
+                found.extend(self._left.pop(entry.path, ()))
         if hidden:
             for path in [path for path in self._left if _below(path, hidden)]:
                 del self._left[path]
+                self._hidden.append(path)
         return [item for _, item in sorted(found, key=lambda pair: pair[0])]
 
 

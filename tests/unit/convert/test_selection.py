@@ -150,6 +150,13 @@ def test_what_an_upper_layer_hides_is_not_looked_for_below(upper: Entry) -> None
     assert take(hidden, entry("dir/file"), entry("other")) == [b"other"]
 
 
+def test_paths_that_are_no_files_of_the_image_are_told() -> None:
+    some = claims("a", "link", "gone", "nowhere", "dir")
+    take(some, entry("link", EntryType.SYMLINK), entry(".wh.gone"), entry("dir", EntryType.DIR))
+    take(some, entry("a"), entry("gone"), entry("link"))
+    assert some.missed == [b"link", b"gone", b"nowhere", b"dir"]
+
+
 def test_a_directory_of_an_upper_layer_hides_nothing() -> None:
     visible = claims("dir/file")
     assert take(visible, entry("dir", EntryType.DIR)) == []
