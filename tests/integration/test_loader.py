@@ -28,7 +28,8 @@ from apparate.format.tree import Tree, build_tree
 from apparate.loader import keeper, kernel
 from apparate.loader.handover import SESSION_HANDED_OVER
 from apparate.loader.process import LOADER_READY
-from apparate.loader.session import SESSION_NEW, SESSION_TAKEN_OVER
+from apparate.loader.session import REQUESTS_LOST, SESSION_NEW, SESSION_TAKEN_OVER
+from apparate.loader.settings import FUSE_READ_AHEAD_KB, LAZY_READ_AHEAD_KB
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -205,6 +206,45 @@ def _restart(stand_in: StandIn) -> None:
     before = stand_in.count(SESSION_TAKEN_OVER)
     stand_in.keeper.signal(signal.SIGHUP)
     wait_until(lambda: stand_in.count(SESSION_TAKEN_OVER) > before, "the session is taken over")
+
+
+@pytest.mark.parametrize("disturbed", ["erofs-file"], indirect=True)
+def test_a_kernel_that_cannot_repeat_requests_sees_them_all_answered_at_a_planned_stop(disturbed: StandIn) -> None:
+    state = disturbed.run_dir / "session.json"
+
+    def restart_without_resend(stand_in: StandIn) -> None:
+        state.write_text(json.dumps({**json.loads(state.read_text()), "resend": False}))
+        _restart(stand_in)
+
+    _while_reading(disturbed, restart_without_resend)
+    assert disturbed.count(REQUESTS_LOST) == 0
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_read_that_failed_succeeds_when_the_registry_is_back(folder: Path, bulk: erofs.Sample, driver: str) -> None:
+    name = list(bulk.contents)[-1]  # far from what mounting has read
+    with StandIn(folder, bulk, driver) as stand_in:
+        outage = folder / "outage"
+        outage.touch()
+        with pytest.raises(OSError) as raised:
+            (stand_in.point / name.decode()).read_bytes()
+        assert raised.value.errno == errno.EIO
+        outage.unlink()
+        assert (stand_in.point / name.decode()).read_bytes() == bulk.contents[name]
+
+
+@pytest.mark.parametrize("driver", ["erofs-file", "erofs-loop"])
+def test_read_ahead_of_a_lazy_layer_is_small(folder: Path, torture: erofs.Sample, driver: str) -> None:
+    with StandIn(folder, torture, driver) as stand_in:
+        record = json.loads(stand_in.point.with_suffix(".json").read_text())
+        fuse = kernel.mount_at(str(stand_in.run_dir / "fs"))
+        assert fuse is not None
+        assert _read_ahead_kb(record["bdi"]) == LAZY_READ_AHEAD_KB
+        assert _read_ahead_kb(fuse.device) == FUSE_READ_AHEAD_KB
+
+
+def _read_ahead_kb(bdi: str) -> int:
+    return int(Path(f"/sys/class/bdi/{bdi}/read_ahead_kb").read_text())
 
 
 @pytest.mark.parametrize("disturbed", ["erofs-file"], indirect=True)

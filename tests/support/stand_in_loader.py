@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from apparate.errors import NotFound
+from apparate.errors import NotFound, Unavailable
 from apparate.layer.model import LayerId
 from apparate.loader.listener import LoaderListener
 from apparate.loader.mounts import LayerMounts
@@ -58,6 +58,7 @@ class FileImage:
         self._present: set[int] = set()
         self._lock = threading.Lock()
         self._listener = listener
+        self.outage = path.with_name("outage")  # as long as this file exists, nothing arrives
 
     def read_cached(self, address: int, length: int) -> bytes | None:
         pieces = range(address // PIECE_BYTES, (address + length - 1) // PIECE_BYTES + 1)
@@ -66,6 +67,8 @@ class FileImage:
         return os.pread(self._fd, length, address)
 
     def read(self, address: int, length: int) -> bytes:
+        if self.outage.exists():
+            raise Unavailable("the registry is gone")
         for piece in range(address // PIECE_BYTES, (address + length - 1) // PIECE_BYTES + 1):
             if piece not in self._present:
                 time.sleep(self._latency_s)  # what is tested has to wait for something

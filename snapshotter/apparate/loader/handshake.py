@@ -18,7 +18,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from apparate.errors import Unavailable, Unsupported
+from apparate.errors import FailedPrecondition, Unavailable, Unsupported
 from apparate.loader import kernel
 
 FUSE_DEVICE: Final = "/dev/fuse"
@@ -101,6 +101,7 @@ def mount(fd: int, target: str, max_background: int) -> Negotiated:
     """Mount the connection *fd*, new from /dev/fuse, at the directory *target* and agree on its parameters.
 
     Raises:
+        FailedPrecondition: this process may not mount.
         Unavailable: the kernel refused the mount or its INIT did not come.
         Unsupported: the kernel speaks another major version of the protocol.
     """
@@ -108,6 +109,10 @@ def mount(fd: int, target: str, max_background: int) -> Negotiated:
     options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other"
     try:
         kernel.mount("apparate", target, "fuse", kernel.MS_RDONLY | kernel.MS_NOATIME, options)
+    except PermissionError as error:
+        raise FailedPrecondition(
+            f"FUSE mount at {target}: {error.strerror}; run as root, with CAP_SYS_ADMIN"
+        ) from error
     except OSError as error:
         raise Unavailable(f"FUSE mount at {target}: {error.strerror}") from error
     if not select.select([fd], [], [], INIT_TIMEOUT_S)[0]:

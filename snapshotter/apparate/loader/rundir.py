@@ -34,12 +34,14 @@ def take_run_dir(settings: LoaderSettings, inherited: Mapping[str, Sequence[int]
     """Hold the run directory; if a loader without a keeper has it, take over from that one.
 
     Raises:
-        FailedPrecondition: another loader has it.
+        FailedPrecondition: another loader has it, or we may not use it.
         Unavailable: the directory cannot be used.
     """
     try:
         settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(settings.run_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise FailedPrecondition(f"loader.run_dir {settings.run_dir}: {error.strerror}; run as root") from error
     except OSError as error:
         raise Unavailable(f"loader.run_dir {settings.run_dir}: {error.strerror}") from error
     try:

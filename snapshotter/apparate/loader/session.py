@@ -12,7 +12,7 @@ import json
 import os
 import select
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,7 @@ FD_NAME: Final = "apparate-fuse"
 
 SESSION_NEW = "fuse session is new"
 SESSION_TAKEN_OVER = "fuse session is taken over"
+REQUESTS_LOST = "this kernel cannot repeat requests: what the predecessor had in hand stays unanswered"
 
 _STATE_NAME: Final = "session.json"
 _BARRIER_TIMEOUT_S: Final = 5.0
@@ -40,11 +41,33 @@ _IDLE_TASKS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What is written down once a mount answers: without it, nobody can have used the mount yet."""
+    """What is written down once a mount answers: without it, nobody can have used the mount yet.
+
+    Read by other versions too: a field that is added needs a default, and one that is not known is passed over.
+    """
 
     device: str
-    minor: int
-    resend: bool
+    minor: int = 0
+    resend: bool = False
+    drained: bool = False  # the last process to serve left no request unanswered
+
+    @classmethod
+    def read(cls, path: Path) -> _State | None:
+        """Return what is in *path*, None if there is nothing that can be read."""
+        try:
+            values = json.loads(path.read_text())
+            return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            _log.warning("session state cannot be read, a new session begins", path=str(path), error=str(error))
+            return None
+
+    def write(self, path: Path) -> None:
+        """Replace what is in *path*."""
+        partial = path.with_suffix(".new")
+        partial.write_text(json.dumps(asdict(self)))
+        partial.replace(path)
 
 
 class SessionOperations(pyfuse3.Operations):
@@ -67,8 +90,10 @@ class FuseSession:
     *device* is the "major:minor" of the mount, which names it as long as it lives.
     """
 
-    def __init__(self, fd: int, state: _State, *, taken_over: bool) -> None:
+    def __init__(self, fd: int, state: _State, state_path: Path, *, taken_over: bool) -> None:
         self.fd = fd
+        self._state = state
+        self._state_path = state_path
         self.device = state.device
         self.can_resend = state.resend
         self.taken_over = taken_over
@@ -83,6 +108,10 @@ class FuseSession:
             Unavailable: the mount is gone, or its connection was aborted from outside.
         """
         initialised = trio.Event()
+        nothing_left = self._state.drained
+        if nothing_left:  # written before the first request is read: from then on it may not be true
+            self._state = replace(self._state, drained=False)
+            self._state.write(self._state_path)
         target = handshake.synthetic_socket().detach()
 
         def swap() -> None:
@@ -92,15 +121,17 @@ class FuseSession:
         operations.on_init = swap
         pyfuse3.init(operations, f"/dev/fd/{target}", {"default_permissions"})
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._start, initialised, started)
+            nursery.start_soon(self._start, initialised, nothing_left, started)
             await pyfuse3.main(min_tasks=_IDLE_TASKS, max_tasks=requests)
         if not self._stopping:
             raise Unavailable("the FUSE mount is gone: it was unmounted or aborted from outside")
+        replace(self._state, drained=True).write(self._state_path)
 
-    async def _start(self, initialised: trio.Event, started: Callable[[], None]) -> None:
+    async def _start(self, initialised: trio.Event, nothing_left: bool, started: Callable[[], None]) -> None:
         await initialised.wait()
-        if self.taken_over and not handshake.resend(self.fd):
-            _log.warning("this kernel cannot repeat requests: what the predecessor had in hand stays unanswered")
+        resent = self.can_resend and handshake.resend(self.fd)
+        if self.taken_over and not nothing_left and not resent:
+            _log.warning(REQUESTS_LOST)
         started()
 
     def stop(self) -> None:
@@ -119,11 +150,11 @@ def open_session(settings: LoaderSettings, inherited: Mapping[str, Sequence[int]
     """
     state_path = settings.run_dir / _STATE_NAME
     kept = list(inherited.get(FD_NAME, ()))
-    state = _read_state(state_path)
+    state = _State.read(state_path)
     current = kernel.mount_at(str(settings.fuse_dir))
     if kept and state and current and current.device == state.device and _is_alive(kept[-1]):
         _log.info(SESSION_TAKEN_OVER, mountpoint=str(settings.fuse_dir), device=state.device)
-        return FuseSession(kept[-1], state, taken_over=True)
+        return FuseSession(kept[-1], state, state_path, taken_over=True)
     for fd in kept:
         os.close(fd)
     return _new_session(settings, state_path)
@@ -142,11 +173,9 @@ def _new_session(settings: LoaderSettings, state_path: Path) -> FuseSession:
         raise Unavailable(f"the FUSE mount at {settings.fuse_dir} disappeared")
     state = _State(mounted.device, negotiated.minor, negotiated.resend)
     kernel.set_read_ahead(mounted.device, settings.fuse_read_ahead_kb)
-    partial = state_path.with_suffix(".new")
-    partial.write_text(json.dumps(asdict(state)))
-    partial.replace(state_path)
+    state.write(state_path)
     _log.info(SESSION_NEW, mountpoint=str(settings.fuse_dir), device=state.device, minor=state.minor)
-    return FuseSession(fd, state, taken_over=False)
+    return FuseSession(fd, state, state_path, taken_over=False)
 
 
 def keep(fd: int) -> None:
@@ -154,16 +183,6 @@ def keep(fd: int) -> None:
     if not systemd.store_fd(FD_NAME, fd):
         _log.warning("no descriptor store: running containers will see errors when this process ends")
     _wait_for_manager()
-
-
-def _read_state(path: Path) -> _State | None:
-    try:
-        return _State(**json.loads(path.read_text()))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        _log.warning("session state cannot be read, a new session begins", path=str(path), error=str(error))
-        return None
 
 
 def _is_alive(fd: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -11,13 +12,13 @@ from apparate.errors import InvalidArgument
 DriverChoice = Literal["auto", "erofs-file", "erofs-loop", "tree"]
 
 LAZY_READ_AHEAD_KB: Final = 16
-"""What a page that is touched brings along while a layer is incomplete: each further KiB is fetched from the registry."""
 PROFILED_READ_AHEAD_KB: Final = 4
-"""The same for a layer with a recorded profile: what it needs is pushed, so guessing only fetches what nobody reads."""
 FUSE_READ_AHEAD_KB: Final = 4
-"""For the FUSE files below EROFS: EROFS has already rounded up, so a second guess adds only waste."""
 COMPLETE_READ_AHEAD_KB: Final = 1024
-"""For a layer whose every byte is local."""
+READ_AHEAD_MIN_KB: Final = 4
+"""One page: with none, the kernel asks for every page in a request of its own."""
+SOCKET_PATH_MAX: Final = 107
+"""unix(7): sun_path, without its final NUL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,13 @@ class LoaderSettings:
     """How layers are mounted; `auto` takes the first that works here: erofs-file, erofs-loop, tree."""
 
     lazy_read_ahead_kb: int = LAZY_READ_AHEAD_KB
+    """KiB that a touched page brings along while its layer is incomplete; each is fetched from the registry."""
     profiled_read_ahead_kb: int = PROFILED_READ_AHEAD_KB
+    """The same for a layer with a recorded profile: what a start needs is pushed, the rest is not guessed."""
     fuse_read_ahead_kb: int = FUSE_READ_AHEAD_KB
+    """The same for the FUSE files below EROFS, which has rounded up already."""
     complete_read_ahead_kb: int = COMPLETE_READ_AHEAD_KB
+    """The same for layers whose every byte is local."""
 
     read_threads: int = 48
     """Reads that wait for a registry at the same time, for all layers together."""
@@ -68,10 +73,16 @@ class LoaderSettings:
             if getattr(self, name) <= 0:
                 raise InvalidArgument(f"loader.{name} must be greater than 0, not {getattr(self, name)}")
         for name in ("lazy_read_ahead_kb", "profiled_read_ahead_kb", "fuse_read_ahead_kb", "complete_read_ahead_kb"):
-            if getattr(self, name) < 4:  # one page: with none, every page is a request of its own
-                raise InvalidArgument(f"loader.{name} must be at least 4, not {getattr(self, name)}")
+            if getattr(self, name) < READ_AHEAD_MIN_KB:
+                raise InvalidArgument(f"loader.{name} must be at least {READ_AHEAD_MIN_KB}, not {getattr(self, name)}")
         if self.read_threads < self.layer_read_threads:
             raise InvalidArgument("loader.layer_read_threads must not exceed loader.read_threads")
+
+        for name, path in (("run_dir", self.run_dir / "handover.sock"), ("socket", self.socket)):
+            if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+                raise InvalidArgument(
+                    f"loader.{name}: {path} is too long for a socket, {SOCKET_PATH_MAX} bytes at most"
+                )
 
     @property
     def fuse_dir(self) -> Path:

@@ -1,5 +1,7 @@
 """Limits that make no sense are refused by name."""
 
+from pathlib import Path
+
 import pytest
 
 from apparate.errors import InvalidArgument
@@ -21,3 +23,9 @@ def test_a_read_ahead_below_a_page_is_refused(name: str) -> None:
 def test_one_layer_cannot_have_more_threads_than_all() -> None:
     with pytest.raises(InvalidArgument, match="layer_read_threads"):
         LoaderSettings(read_threads=4, layer_read_threads=5)
+
+
+@pytest.mark.parametrize("name", ["run_dir", "socket"])
+def test_a_path_too_long_for_a_socket_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"loader.{name}: .* too long"):
+        LoaderSettings(**{name: Path("/" + "x" * 107)})  # type: ignore[arg-type]  # one of the paths
