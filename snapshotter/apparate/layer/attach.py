@@ -43,8 +43,16 @@ class Obtained:
 
     local: bytes
     source: IndexSource
+    promise: str  # the one of `promises` that it was verified against
     blob_size: int
     fetched_bytes: int
+
+
+def promises(annotations: Mapping[str, str]) -> list[str]:
+    """Return what *annotations* promise of the layer's content, best first, each in a form that can be kept and compared."""
+    compressed = zstd_chunked.annotated_checksum(annotations)
+    given = (("index", annotations.get(names.INDEX)), ("toc", annotations.get(names.TOC_DIGEST)), ("zstd", compressed))
+    return [f"{kind} {value}" for kind, value in given if value is not None]
 
 
 def obtain_index(source: BlobSource, annotations: Mapping[str, str], deadline: Deadline) -> Obtained:
@@ -119,7 +127,8 @@ def _embedded(source: BlobSource, annotation: str, deadline: Deadline) -> Obtain
             body.distrust(str(error))
             raise
     compression = Compression.GZIP if region.startswith(_GZIP_MAGIC) else Compression.ZSTD
-    return Obtained(unpack(extract(region, compression)), IndexSource.EMBEDDED, blob_size, len(region))
+    local = unpack(extract(region, compression))
+    return Obtained(local, IndexSource.EMBEDDED, f"index {annotation}", blob_size, len(region))
 
 
 def _from_toc(source: BlobSource, annotations: Mapping[str, str], deadline: Deadline) -> Obtained:
@@ -143,7 +152,8 @@ def _from_toc(source: BlobSource, annotations: Mapping[str, str], deadline: Dead
     if toc is None:
         raise Unsupported("not lazily loadable: the layer ends in no footer of eStargz or zstd:chunked")
     digest = Digest.parse(annotations[names.TOC_DIGEST]).raw if names.TOC_DIGEST in annotations else NO_DIGEST
-    return Obtained(build_local(toc, toc_digest=digest), IndexSource.TOC, blob_size, fetched)
+    promise = next(promise for promise in promises(annotations) if not promise.startswith("index "))
+    return Obtained(build_local(toc, toc_digest=digest), IndexSource.TOC, promise, blob_size, fetched)
 
 
 def _estargz_toc(

@@ -37,6 +37,7 @@ CREATE TABLE layers (
     image_size INTEGER NOT NULL,
     blob_size INTEGER NOT NULL,
     index_source TEXT NOT NULL,
+    promise TEXT NOT NULL,                          -- what the index was verified against
     complete INTEGER NOT NULL DEFAULT 0,
     fetched_bytes INTEGER NOT NULL DEFAULT 0,
     used_wall_s REAL NOT NULL
@@ -161,15 +162,18 @@ class Catalogue:
 
     # --- layers ---
 
-    def add(self, digest: Digest, reference: str, image_size: int, blob_size: int, source: IndexSource) -> LayerInfo:
+    def add(
+        self, digest: Digest, reference: str, image_size: int, blob_size: int, source: IndexSource, promise: str
+    ) -> LayerInfo:
         """Make a layer known, or renew what is known of it; its number stays. It counts as incomplete."""
 
         def work(db: sqlite3.Connection) -> None:
             db.execute(
-                "INSERT INTO layers (digest, image_size, blob_size, index_source, used_wall_s) VALUES (?, ?, ?, ?, ?)"
+                "INSERT INTO layers (digest, image_size, blob_size, index_source, promise, used_wall_s)"
+                " VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET image_size = excluded.image_size, blob_size = excluded.blob_size,"
-                " index_source = excluded.index_source, complete = 0, used_wall_s = excluded.used_wall_s",
-                (str(digest), image_size, blob_size, source.value, time.time()),
+                " index_source = excluded.index_source, promise = excluded.promise, complete = 0, used_wall_s = excluded.used_wall_s",
+                (str(digest), image_size, blob_size, source.value, promise, time.time()),
             )
             _refer(db, digest, reference)
 
@@ -177,6 +181,11 @@ class Catalogue:
         info = self.get(digest)
         assert info is not None
         return info
+
+    def promise(self, digest: Digest) -> str:
+        """Return what the index of a known layer was verified against; "" if it is not known."""
+        rows = self._rows("SELECT promise FROM layers WHERE digest = ?", str(digest))
+        return str(rows[0][0]) if rows else ""
 
     def refer(self, digest: Digest, reference: str) -> None:
         """Note that a known layer can also be fetched by *reference*, from now on the first to be tried."""

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from apparate.errors import ApparateError, FailedPrecondition, FormatError, NotFound, Unavailable
+from apparate.errors import ApparateError, FailedPrecondition, FormatError, NotFound, Unavailable, Unsupported
+from apparate.layer.attach import promises
 from apparate.layer.budget import Budget
 from apparate.layer.catalogue import Catalogue
 from apparate.layer.crew import Crew
@@ -140,14 +141,19 @@ class LayerManager:
     def resolve(self, request: LayerRequest) -> LayerInfo:
         """Make a layer known and durable, so that `attach` works later without a registry. A known layer costs no request.
 
+        The digest of a blob proves nothing of a table of contents that was never read together with the whole blob. So a
+        known layer answers only those who promise what it was verified against: or an image on a registry of its author
+        could decide what other images with the same layer contain.
+
         Raises:
-            Unsupported: it cannot be loaded lazily; the message says why.
+            Unsupported: it cannot be loaded lazily, or is here by another promise; the message says why.
             IntegrityError, FormatError: what the registry gave does not match the annotations.
             RegistryError, NotFound, Unavailable: it could not be had.
         """
         with self.exclusively(request.digest):
             known = self._catalogue.get(request.digest)
             if known is not None and self._opens(request.digest):
+                self._require_promise(request)
                 self._catalogue.refer(request.digest, request.reference)
                 return known
             info = self._obtain(request)
@@ -155,6 +161,15 @@ class LayerManager:
             if (self._directory(request.digest) / SPOOL_NAME).exists():
                 image.completion.start(Priority.COMPLETION)  # the blob is here already
             return info
+
+    def _require_promise(self, request: LayerRequest) -> None:
+        promise = self._catalogue.promise(request.digest)
+        if promise not in promises(request.annotations):
+            kind = promise.partition(" ")[0]
+            raise Unsupported(
+                f"not lazily loadable: another image brought layer {request.digest} here with another {kind} in its "
+                "annotations; remove that image, or convert this one again"
+            )
 
     def _obtain(self, request: LayerRequest) -> LayerInfo:
         directory = self._directory(request.digest)

@@ -72,7 +72,7 @@ class Resolver:
         except OSError as error:
             raise Unavailable(f"index of layer {request.digest} cannot be stored: {error.strerror}") from error
         info = self._catalogue.add(
-            request.digest, request.reference, index.image_size, obtained.blob_size, obtained.source
+            request.digest, request.reference, index.image_size, obtained.blob_size, obtained.source, obtained.promise
         )
         self._catalogue.note_use([(request.digest, obtained.fetched_bytes, time.time())])
         duration_s = time.monotonic() - begun_s
@@ -103,7 +103,7 @@ class Resolver:
         log.info("registry gives no parts of layers; downloading this one as a whole", layer=str(request.digest))
         fetched = spool(source, request.digest, directory)
         obtained = obtain_index(SpooledBlob(directory / SPOOL_NAME), request.annotations, Deadline.never())
-        return Obtained(obtained.local, obtained.source, fetched, fetched)
+        return Obtained(obtained.local, obtained.source, obtained.promise, fetched, fetched)
 
     def _is_rangeless(self, source: BlobSource) -> bool:
         with self._lock:

@@ -37,10 +37,28 @@ def test_a_known_layer_costs_none(manager: LayerManager, registry: FakeRegistry)
     layer = sample_layer()
     first = manager.resolve(LayerRequest(REFERENCE, registry.add(layer), layer.annotations))
     registry.requests.clear()
-    again = manager.resolve(LayerRequest("registry.test/other:v2", layer.digest, {}))
+    again = manager.resolve(LayerRequest("registry.test/other:v2", layer.digest, layer.annotations))
     assert registry.requests == []
     assert (again.layer_id, again.image_size) == (first.layer_id, first.image_size)
     assert manager.status(layer.digest).reference == "registry.test/other:v2"
+
+
+def test_a_known_layer_is_not_given_to_an_image_that_promises_something_else(
+    open_manager: ManagerFactory, settings: LayerSettings, registry: FakeRegistry
+) -> None:
+    layer = sample_layer()
+    digest = registry.add(layer)
+    other = Digest.of(b"what the other image says the layer holds").hex
+    manager = open_manager(settings)
+    manager.resolve(LayerRequest("first.test/app:v1", digest, layer.annotations))
+    for promised in ({names.INDEX: f"v1:0:10:{other}"}, {names.TOC_DIGEST: f"sha256:{other}"}, {}):
+        with pytest.raises(Unsupported, match="another image brought"):
+            manager.resolve(LayerRequest(REFERENCE, digest, promised))
+    manager.close()
+    reopened = open_manager(settings)
+    with pytest.raises(Unsupported, match="another image brought"):
+        reopened.resolve(LayerRequest(REFERENCE, digest, {names.INDEX: f"v1:0:10:{other}"}))
+    assert reopened.resolve(LayerRequest(REFERENCE, digest, layer.annotations)).digest == digest
 
 
 def test_a_layer_without_annotations_is_not_loaded_lazily(manager: LayerManager, registry: FakeRegistry) -> None:
