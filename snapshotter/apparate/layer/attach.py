@@ -32,6 +32,7 @@ TAIL_BYTES: Final = 64 * 1024
 MEMBER_BYTES_MAX: Final = 64 * 1024 * 1024
 """A larger member, compressed or inflated, is refused: members are held in memory."""
 NO_DIGEST: Final = bytes(32)
+_REPLACED: Final = "\N{REPLACEMENT CHARACTER}".encode()
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 log = get_logger("layer.attach")
@@ -151,9 +152,23 @@ def _from_toc(source: BlobSource, annotations: Mapping[str, str], deadline: Dead
     toc = _estargz_toc(tail, blob_size, annotations, read) or _zstd_toc(tail, blob_size, annotations, read)
     if toc is None:
         raise Unsupported("not lazily loadable: the layer ends in no footer of eStargz or zstd:chunked")
+    _check_names(toc)
     digest = Digest.parse(annotations[names.TOC_DIGEST]).raw if names.TOC_DIGEST in annotations else NO_DIGEST
     promise = next(promise for promise in promises(annotations) if not promise.startswith("index "))
     return Obtained(build_local(toc, toc_digest=digest), IndexSource.TOC, promise, blob_size, fetched)
+
+
+def _check_names(toc: TableOfContents) -> None:
+    """Refuse names that may be others in the layer's tar: JSON holds no bytes that are no UTF-8, and Go replaces them.
+
+    Raises:
+        Unsupported: there is one. Unpacking the layer gives its right name.
+    """
+    for entry in toc.entries:
+        if _REPLACED in entry.path or _REPLACED in entry.link:
+            raise Unsupported(
+                f"not lazily loadable: its table of contents has lost bytes of a name that is no UTF-8: {entry.path!r:.100}"
+            )
 
 
 def _estargz_toc(

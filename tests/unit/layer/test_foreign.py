@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import pytest
 from tests.support.layers import BuiltLayer, FakeRegistry, incompressible
-from tests.support.tarball import tar_bytes
+from tests.support.tarball import Node, symlink, tar_bytes
 from tests.support.written import WrittenLayer, write_layer
 from tests.unit.layer.helpers import REFERENCE, files_in, sample_layer, whole_image
 
@@ -97,6 +97,19 @@ def test_an_estargz_layer_needs_the_digest_of_its_table(manager: LayerManager, r
     annotations = {names.ZSTD_CHUNKED_CHECKSUM: str(Digest.of(b"something"))}
     with pytest.raises(Unsupported, match="TOC digest"):
         manager.resolve(LayerRequest(REFERENCE, add(registry, layer.blob), annotations))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{"names/\ufffd\ufffd": b"1"}, {"link": symlink("over/\ufffd")}],
+    ids=["name", "target"],
+)
+def test_a_layer_with_a_name_that_its_table_may_have_damaged_is_not_loaded_lazily(
+    manager: LayerManager, registry: FakeRegistry, entries: dict[str, Node | bytes | None]
+) -> None:
+    layer = write_layer(tar_bytes(entries), Compression.GZIP)
+    with pytest.raises(Unsupported, match="no UTF-8"):
+        manager.resolve(LayerRequest(REFERENCE, add(registry, layer.blob), toc_annotations(layer)))
 
 
 def test_an_embedded_index_that_cannot_be_used_is_replaced_by_the_table(
