@@ -115,12 +115,12 @@ def _compare(folder: Path, wire: Link, source: str, target: str) -> Outcome:
     registries = [f"{wire.far}:{PORT}"]
     _say.print(f"[bold]plain[/]  containerd {CONTAINERD}, {RATE_MEGABIT} Mbit/s")
     with node(folder / "plain", CONTAINERD, snapshotter="overlayfs", plain_http=registries) as ordinary:
-        plain = cold_start(ordinary, wire, source, PYTHON)
+        plain = cold_start(ordinary.containerd, wire, source, PYTHON)
         _say.print(f"  first line after {plain.start_s:.1f} s")
         expected = _finished(_read_everything(ordinary, source))
     _say.print("[bold]accelerated[/]  the same with our snapshotter")
     with node(folder / "lazy", CONTAINERD, plain_http=registries) as ours:
-        lazy = cold_start(ours, wire, target, PYTHON)
+        lazy = cold_start(ours.containerd, wire, target, PYTHON)
         _say.print(f"  first line after {lazy.start_s:.1f} s")
         killed = _read_under_fire(ours, wire, target, expected)
         image = stored(target)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from tests.benchmark.workloads import Workload
+from tests.support.containerd import Containerd
 from tests.support.cri import Container, Pod
 from tests.support.link import Link
-from tests.support.node import Node
 from tests.support.trees import drop_caches
 
 SAMPLE_S = 0.05
@@ -70,9 +70,9 @@ class Start:
     container: Container = field(repr=False)
 
 
-def cold_start(node: Node, link: Link, reference: str, workload: Workload) -> Start:
+def cold_start(daemon: Containerd, link: Link, reference: str, workload: Workload) -> Start:
     """Pull *reference* on a node that has never seen it and start *workload* from it."""
-    cri = node.containerd.cri
+    cri = daemon.cri
     pod = cri.run_pod(workload.name)
     drop_caches()
     with Meter(link) as meter:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,5 +44,24 @@ def timeline(path: Path, title: str, curves: Sequence[Curve]) -> None:
     axes.set_title(title)
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def bars(path: Path, title: str, values: Mapping[str, Sequence[float]]) -> None:
+    """Draw the median of each contender's seconds, with every sample as a dot."""
+    import matplotlib as mpl  # as above
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
+    names = list(values)
+    axes.barh(names, [statistics.median(values[name]) for name in names], color="tab:blue", alpha=0.5)
+    for name in names:
+        axes.plot(values[name], [name] * len(values[name]), "o", color="black", markersize=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds from the pull to the first line")
+    axes.set_title(title)
     figure.savefig(path, dpi=120)
     plt.close(figure)
