@@ -23,7 +23,7 @@ ATTESTATION: Final = "vnd.docker.reference.type"
 LAZY_ANNOTATIONS: Final = (
     names.TOC_DIGEST,
     names.ZSTD_CHUNKED_CHECKSUM,
-    "io.containers.zstd-chunked.manifest-checksum",
+    names.OLD_ZSTD_CHUNKED_CHECKSUM,
 )
 """A layer with one of these can be loaded on demand as it is."""
 

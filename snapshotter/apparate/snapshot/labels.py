@@ -18,7 +18,7 @@ from apparate.oci.digest import Digest
 _METASTORE_PREFIX = re.compile(r"[^/]+/\d+/")
 _EXTRACT_PREFIX = "extract-"
 
-_LAZY_ANNOTATIONS = (names.INDEX, names.TOC_DIGEST, names.ZSTD_CHUNKED_CHECKSUM)
+_LAZY_ANNOTATIONS = (names.INDEX, names.TOC_DIGEST, names.ZSTD_CHUNKED_CHECKSUM, names.OLD_ZSTD_CHUNKED_CHECKSUM)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from apparate.errors import ApparateError, InvalidArgument, NotFound
 from apparate.oci.digest import Digest
-from apparate.oci.names import INDEX, TOC_DIGEST, ZSTD_CHUNKED_CHECKSUM
+from apparate.oci.names import INDEX, OLD_ZSTD_CHUNKED_CHECKSUM, TOC_DIGEST, ZSTD_CHUNKED_CHECKSUM
 from apparate.snapshot.flights import KeyedLocks
 from apparate.snapshot.labels import LayerLabels, annotations_of, layer_of, promises_lazy
 from apparate.snapshot.remote import Loader, ManifestLayer, Resolved, ResolveRequest
@@ -262,4 +262,5 @@ def _flight_key(digest: Digest, annotations: Mapping[str, str]) -> _FlightKey:
     Labels lack the annotations without containerd's prefix, so the latter decide only where there is no other.
     """
     promised = (annotations.get(TOC_DIGEST), annotations.get(INDEX))
-    return digest, promised if any(promised) else (annotations.get(ZSTD_CHUNKED_CHECKSUM),)
+    checksums = (annotations.get(ZSTD_CHUNKED_CHECKSUM), annotations.get(OLD_ZSTD_CHUNKED_CHECKSUM))
+    return digest, promised if any(promised) else checksums

@@ -92,7 +92,7 @@ def layer(number: int, media_type: str = names.OCI_LAYER_GZIP, **annotations: st
     return Descriptor(media_type, Digest.of(b"%d" % number), 10, annotations)
 
 
-@pytest.mark.parametrize("key", [names.TOC_DIGEST, names.ZSTD_CHUNKED_CHECKSUM])
+@pytest.mark.parametrize("key", [names.TOC_DIGEST, names.ZSTD_CHUNKED_CHECKSUM, names.OLD_ZSTD_CHUNKED_CHECKSUM])
 def test_an_image_of_lazy_layers_is_refused_and_one_with_an_ordinary_layer_is_not(key: str) -> None:
     lazy = [layer(0, **{key: "sha256:x"}), layer(1, **{key: "sha256:y"})]
     with pytest.raises(FailedPrecondition, match="--reconvert"):

@@ -114,16 +114,23 @@ def test_a_layer_that_is_being_dropped_is_resolved_anew(resolver: LayerResolver,
     assert decisions[0].verdict is Verdict.LAZY
 
 
+@pytest.mark.parametrize(
+    ("checksum", "position"),
+    [
+        (names.ZSTD_CHUNKED_CHECKSUM, names.ZSTD_CHUNKED_POSITION),
+        (names.OLD_ZSTD_CHUNKED_CHECKSUM, names.OLD_ZSTD_CHUNKED_POSITION),
+    ],
+)
 def test_annotations_without_containerds_prefix_come_from_the_manifest(
-    resolver: LayerResolver, fake: FakeLoader
+    resolver: LayerResolver, fake: FakeLoader, checksum: str, position: str
 ) -> None:
     layers = image(fake, "lazy")
-    annotations = {names.ZSTD_CHUNKED_CHECKSUM: "sha256:x", names.ZSTD_CHUNKED_POSITION: "1:2:3:1"}
+    annotations = {checksum: "sha256:x", position: "1:2:3:1"}
     fake.manifests[MANIFEST] = [ManifestLayer(layers[0], names.OCI_LAYER_ZSTD, 10, annotations)]
     assert decide(resolver, labels(layers, 0, lazy=False), parent_is_lazy=False).verdict is Verdict.LAZY
     (call,) = [argument for name, argument in fake.calls if name == "resolve"]
     assert isinstance(call, ResolveRequest)
-    assert call.annotations[names.ZSTD_CHUNKED_POSITION] == "1:2:3:1"
+    assert call.annotations[position] == "1:2:3:1"
 
 
 def test_an_ordinary_image_costs_one_manifest_and_no_layer(resolver: LayerResolver, fake: FakeLoader) -> None:

@@ -23,8 +23,6 @@ from apparate.oci.digest import Digest
 TAIL_BYTES: Final = FOOTER_BYTES
 _FRAME_HEAD_BYTES: Final = 8
 _POSITION_FIELDS: Final = 4
-_OLD_PREFIX: Final = "io.containers.zstd-chunked."
-_NEW_PREFIX: Final = "io.github.containers.zstd-chunked."
 
 
 def locate(tail: bytes, blob_size: int) -> TocLocation | None:
@@ -43,7 +41,7 @@ def locate_annotated(annotations: Mapping[str, str], blob_size: int) -> TocLocat
     Raises:
         FormatError: the annotation is not `offset:length:raw length:1`, or not within the blob.
     """
-    text = annotations.get(names.ZSTD_CHUNKED_POSITION) or annotations.get(_old(names.ZSTD_CHUNKED_POSITION))
+    text = annotations.get(names.ZSTD_CHUNKED_POSITION) or annotations.get(names.OLD_ZSTD_CHUNKED_POSITION)
     if text is None:
         return None
     words = text.split(":")
@@ -59,7 +57,7 @@ def locate_annotated(annotations: Mapping[str, str], blob_size: int) -> TocLocat
 
 def annotated_checksum(annotations: Mapping[str, str]) -> Digest | None:
     """Return the digest of the *compressed* TOC that the layer's annotations (current or old keys) give."""
-    text = annotations.get(names.ZSTD_CHUNKED_CHECKSUM) or annotations.get(_old(names.ZSTD_CHUNKED_CHECKSUM))
+    text = annotations.get(names.ZSTD_CHUNKED_CHECKSUM) or annotations.get(names.OLD_ZSTD_CHUNKED_CHECKSUM)
     return None if text is None else Digest.parse(text)
 
 
@@ -105,7 +103,3 @@ def _check_sizes(location: TocLocation) -> TocLocation:
 def _verify(what: str, data: bytes | memoryview, digest: Digest | None) -> None:
     if digest is not None and sha256(data).hexdigest() != digest.hex:
         raise IntegrityError(what, str(digest), "sha256:" + sha256(data).hexdigest())
-
-
-def _old(key: str) -> str:
-    return key.replace(_NEW_PREFIX, _OLD_PREFIX)
