@@ -7,7 +7,7 @@ import os
 import pytest
 
 MATRIX = os.environ.get("MATRIX") == "1"
-matrix_only = pytest.mark.skipif(not MATRIX, reason="long: run by make test-matrix (MATRIX=1)")
+matrix_only = pytest.mark.matrix
 
 
 def times(short: int, full: int) -> int:
