@@ -38,7 +38,8 @@ $(VENV)/.locked: uv.lock pyproject.toml tests/support/apt-packages.txt | apt
 	@touch $@
 
 matrix-peers: setup
-	@$(BIN)/python -m tests.support.peers containerd-1.4.3 containerd-1.7.35 containerd-2.4.2 stargz-snapshotter estargz-convert
+	@$(BIN)/python -m tests.support.peers containerd-1.4.3 containerd-1.7.35 containerd-2.4.2 stargz-snapshotter estargz-convert \
+	    go-containerregistry containers-image
 
 peers: setup ## Build the foreign programs that tests run beside us (cached by content).
 	@$(BIN)/python -m tests.support.peers containerd-2.4.2 snapshotter-suite

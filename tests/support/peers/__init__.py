@@ -74,6 +74,10 @@ RECIPES = {
     "snapshotter-suite": Recipe("snapshotter-suite", {"snapshotter-suite": "."}, is_test=True),
     "stargz-snapshotter": Recipe("stargz-snapshotter", {"stargz-snapshotter": "."}),
     "estargz-convert": Recipe("estargz-convert", {"estargz-convert": "."}),
+    "go-containerregistry": Recipe("go-containerregistry", {"go-containerregistry": "."}),
+    "containers-image": Recipe(
+        "containers-image", {"containers-image": "."}, tags="containers_image_openpgp,exclude_graphdriver_btrfs"
+    ),
 }
 
 
