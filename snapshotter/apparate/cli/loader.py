@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+import apparate
 from apparate.cli.settings import Settings, config_option, load_settings
 from apparate.loader import keeper
 from apparate.loader.settings import LoaderSettings
@@ -18,6 +19,10 @@ from apparate.telemetry import logging
 
 if TYPE_CHECKING:
     from apparate.snapshot.remote import Loader
+
+_log = logging.get_logger("cli.loader")
+
+LOADER_STARTING = "loader starting"
 
 _KEEPER_SOCKET = "keeper.sock"
 
@@ -49,6 +54,7 @@ def _serve(settings: Settings) -> NoReturn:
     from apparate.loader import main  # the keeper needs none of this
 
     logging.configure(settings.log.level, settings.log.format)
+    _log.info(LOADER_STARTING, version=apparate.__version__)
     main.run(settings.loader, settings.layers, settings.registry, lambda loader: _controlled(settings.loader, loader))
     # A call that was cut off may still wait for a registry in its thread. The successor must not wait for that.
     sys.stderr.flush()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+import apparate
 from apparate.cli.settings import Settings, config_option, load_settings
 from apparate.convert.inflate import inflate
 from apparate.grpcapi.loader_client import LoaderClient, LoaderDeadlines
@@ -63,7 +64,12 @@ def serve(settings: Settings, wait_for_stop: Callable[[], object]) -> None:
         serving(own.socket, [snapshots_handler(snapshotter)], own.call_threads),
     ):
         health.add("loader", lambda: "" if loader.is_reachable(_PROBE_TIMEOUT_S) else _NO_LOADER)
-        _log.info(SNAPSHOTTER_READY, socket=str(own.socket), loader=str(own.loader_socket))
+        _log.info(
+            SNAPSHOTTER_READY,
+            version=apparate.__version__,
+            socket=str(own.socket),
+            loader=str(own.loader_socket),
+        )
         systemd.notify("READY=1")
         wait_for_stop()
         systemd.notify("STOPPING=1")
