@@ -14,7 +14,6 @@ import hashlib
 import inspect
 import json
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,23 +22,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.benchmark import recipes
 from tests.support.images import Image, Layer, build_image, write_layout
 from tests.support.peers import cache_root
-from tests.support.processes import run
 
-SUITE = "bookworm"
-REQUIREMENTS = Path(__file__).parent / "requirements-python.txt"
 GZIP_LEVEL = 6
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-APPLICATION = b"""\
-import numpy
-import pandas
-
-frame = pandas.DataFrame({"group": numpy.arange(100_000) % 7, "value": numpy.arange(100_000.0)})
-print("ready", round(float(frame.groupby("group").value.mean().sum())), flush=True)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +45,6 @@ class Workload:
     build: Callable[[Path], Sequence[Path]]
     command: Sequence[str]
     ready: str
-    inputs: Sequence[Path] = ()
 
 
 def layout(workload: Workload) -> Path:
@@ -84,30 +72,20 @@ def load(folder: Path) -> Image:
     return Image(entry["mediaType"], manifest, blobs, platform=f"linux/{_architecture()}")
 
 
-def python_layers(scratch: Path) -> Sequence[Path]:
-    """Debian with Python, then the scientific packages of PyPI, then the application."""
-    base, packages, application = scratch / "base", scratch / "packages", scratch / "application"
-    run(["debootstrap", "--variant=minbase", "--include=python3,ca-certificates", SUITE, base], timeout_s=1800)
-    for waste in ("var/cache/apt/archives", "var/lib/apt/lists"):
-        shutil.rmtree(base / waste, ignore_errors=True)
-    site = Path("usr/local/lib/python3.11/dist-packages")
-    (base / site).mkdir(parents=True, exist_ok=True)
-    wanted = ["--python-version", "3.11", "--implementation", "cp", "--only-binary=:all:", "--no-compile", "--no-deps"]
-    machine = platform.machine()
-    for tag in (f"manylinux2014_{machine}", f"manylinux_2_27_{machine}", f"manylinux_2_28_{machine}"):
-        wanted += ["--platform", tag]
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--root-user-action=ignore"]
-    run([*pip, *wanted, "--target", base / site, "-r", REQUIREMENTS], timeout_s=1800)
-    run(["chroot", base, "python3", "-m", "compileall", "-q", f"/{site}"], timeout_s=1800)
-    (packages / site).parent.mkdir(parents=True)
-    (base / site).rename(packages / site)
-    (application / "srv").mkdir(parents=True)
-    (application / "srv" / "app.py").write_bytes(APPLICATION)
-    return base, packages, application
-
-
-PYTHON = Workload("python", python_layers, ["python3", "/srv/app.py"], "ready", (REQUIREMENTS,))
-WORKLOADS = {workload.name: workload for workload in (PYTHON,)}
+_SHELL = "/bin/sh"
+_JAVA = "exec /usr/lib/jvm/*/bin/java -cp /srv Hello"
+_EACH_LAYER = "cat /data/*/wanted | md5sum && echo ready"
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("python", recipes.python_layers, ["python3", "/srv/app.py"], "ready"),
+        Workload("java", recipes.java_layers, [_SHELL, "-c", _JAVA], "ready"),
+        Workload("layers", recipes.stacked_layers, [_SHELL, "-c", _EACH_LAYER], "ready"),
+        Workload("node", recipes.node_layers, ["node", "/srv/app.js"], "ready"),
+        Workload("debian", recipes.debian_layers, [_SHELL, "-c", "true && echo ready"], "ready"),
+    )
+}
+PYTHON = WORKLOADS["python"]
 
 
 def _layer(folder: Path) -> Layer:
@@ -122,10 +100,14 @@ def _layer(folder: Path) -> Layer:
 
 
 def _key(workload: Workload) -> str:
-    parts = [inspect.getsource(workload.build), inspect.getsource(_layer), repr(workload.command), platform.machine()]
-    hasher = hashlib.sha256("\0".join(parts).encode() + APPLICATION)
-    for path in workload.inputs:
-        hasher.update(path.read_bytes())
+    """Of all recipes together: they share their helpers."""
+    hasher = hashlib.sha256(f"{workload.name} {workload.command} {platform.machine()}".encode())
+    for source in (
+        Path(recipes.__file__).read_bytes(),
+        recipes.REQUIREMENTS.read_bytes(),
+        inspect.getsource(_layer).encode(),
+    ):
+        hasher.update(source)
     return hasher.hexdigest()[:16]
 
 
