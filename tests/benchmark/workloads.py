@@ -73,13 +73,12 @@ def load(folder: Path) -> Image:
 
 
 _SHELL = "/bin/sh"
-_JAVA = "exec /usr/lib/jvm/*/bin/java -cp /srv Hello"
 _EACH_LAYER = "cat /data/*/wanted | md5sum && echo ready"
 WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload("python", recipes.python_layers, ["python3", "/srv/app.py"], "ready"),
-        Workload("java", recipes.java_layers, [_SHELL, "-c", _JAVA], "ready"),
+        Workload("java", recipes.java_layers, ["/usr/bin/java", "-cp", "/srv", "Hello"], "ready"),
         Workload("layers", recipes.stacked_layers, [_SHELL, "-c", _EACH_LAYER], "ready"),
         Workload("node", recipes.node_layers, ["node", "/srv/app.js"], "ready"),
         Workload("debian", recipes.debian_layers, [_SHELL, "-c", "true && echo ready"], "ready"),
