@@ -82,18 +82,24 @@ def _answer(request: dict[str, object]) -> dict[str, object]:
 
 
 def _mount(request: dict[str, object]) -> str:
-    """Mount a layer; a mount that is already at the target is detached, its users keep it."""
+    """Mount a layer, on top of a mount that is already at the target.
+
+    That one stays below: were it detached first, an overlay mounted meanwhile would take the bare directory for the layer,
+    and its container would lack all of its files for life.
+    """
     target = str(request["target"])
-    _unmount(target, detach=True)
     os.makedirs(target, mode=0o700, exist_ok=True)  # pathlib is not needed here otherwise
     return mount_image(Driver(request["driver"]), str(request["source"]), target, int(str(request["read_ahead_kb"])))
 
 
 def _unmount(target: str, *, detach: bool) -> bool:
-    """Take away every mount at *target*; return whether there was one."""
+    """Take away every mount at *target*; return whether there was one.
+
+    Without *detach* only if nobody uses the topmost one; those below were replaced, and whoever uses one keeps it.
+    """
     found = False
     while kernel.mount_at(target) is not None:
-        kernel.unmount(target, kernel.UMOUNT_NOFOLLOW | (kernel.MNT_DETACH if detach else 0))
+        kernel.unmount(target, kernel.UMOUNT_NOFOLLOW | (kernel.MNT_DETACH if detach or found else 0))
         found = True
     return found
 

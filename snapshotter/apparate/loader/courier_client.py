@@ -71,7 +71,7 @@ class Courier:
         self._control = self._push = None
 
     def mount(self, driver: Driver, source: str, target: str, read_ahead_kb: int) -> str:
-        """Mount an image in place of whatever is mounted at *target*; return the name of its backing device, "" if unknown.
+        """Mount an image at *target*, over whatever is there; return the name of its backing device, "" if unknown.
 
         Raises:
             OSError: with the errno of the call that failed.

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tests.support.processes import wait_until
 from tests.support.services import environment
 
 from apparate.errors import Unavailable
+from apparate.loader import courier as courier_process
+from apparate.loader import kernel
 from apparate.loader.courier_client import Courier
 from apparate.loader.erofs_mount import Driver
 
@@ -138,3 +141,45 @@ def test_signals_to_the_group_do_not_end_it(courier: Courier, tmp_path: Path) ->
         process.send_signal(number)
     assert courier.unmount(str(tmp_path), detach=False) is False
     assert process.poll() is None
+
+
+@dataclass
+class NotingKernel:
+    """Mounts at one target, as a stack, and what was asked for."""
+
+    stack: list[str] = field(default_factory=list)
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    def mount_at(self, target: str) -> kernel.Mount | None:
+        return kernel.Mount(1, "0:50", target, "erofs", self.stack[-1]) if self.stack else None
+
+    def mount(self, source: str, *_: object) -> None:
+        self.asked.append((source, 0))
+        self.stack.append(source)
+
+    def unmount(self, _target: str, flags: int) -> None:
+        self.asked.append(("unmount", flags))
+        self.stack.pop()
+
+
+@pytest.fixture
+def mount_table(monkeypatch: pytest.MonkeyPatch) -> NotingKernel:
+    made = NotingKernel()
+    for name in ("mount_at", "mount", "unmount"):
+        monkeypatch.setattr(kernel, name, getattr(made, name))
+    return made
+
+
+def test_a_mount_is_replaced_without_a_moment_with_none(mount_table: NotingKernel, tmp_path: Path) -> None:
+    for source in ("old", "new"):
+        request = {"op": "mount", "driver": "erofs-file", "source": source, "target": str(tmp_path), "read_ahead_kb": 4}
+        assert "bdi" in courier_process._answer(request)
+    assert mount_table.asked == [("old", 0), ("new", 0)]
+    assert mount_table.stack == ["old", "new"]
+
+
+def test_only_the_topmost_mount_can_be_busy(mount_table: NotingKernel, tmp_path: Path) -> None:
+    mount_table.stack = ["replaced", "used"]
+    assert courier_process._answer({"op": "unmount", "target": str(tmp_path), "detach": False}) == {"gone": True}
+    flags = kernel.UMOUNT_NOFOLLOW
+    assert mount_table.asked == [("unmount", flags), ("unmount", flags | kernel.MNT_DETACH)]
