@@ -8,20 +8,39 @@ import socket
 from typing import TYPE_CHECKING
 
 from apparate.errors import Unavailable
+from apparate.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_log = get_logger("telemetry.systemd")
 
 LISTEN_FDS_START = 3
 """The first inherited descriptor (sd_listen_fds(3))."""
 
 
 def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
-    """Send *assignments*, as `READY=1`, and descriptors to the service manager; return whether there is one.
+    """Send *assignments*, as `READY=1`, and descriptors to the service manager; return whether it was told.
+
+    A service manager that cannot be told, as while it restarts, is logged: nobody stops serving for that.
+    """
+    try:
+        return _send(assignments, fds)
+    except Unavailable as error:
+        _log.warning("the service manager was not told", error=str(error))
+        return False
+
+
+def store_fd(name: str, fd: int) -> bool:
+    """Keep a duplicate of *fd* in the service manager under *name*; return whether there is a store.
 
     Raises:
-        Unavailable: there is a service manager and it could not be reached.
+        Unavailable: there is a service manager and it could not be told: the descriptor would end with this process.
     """
+    return _send(("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0"), [fd])
+
+
+def _send(assignments: Sequence[str], fds: Sequence[int]) -> bool:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return False
@@ -38,11 +57,6 @@ def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
     except OSError as error:
         raise Unavailable(f"the service manager cannot be told {assignments[0]}: {error.strerror}") from error
     return True
-
-
-def store_fd(name: str, fd: int) -> bool:
-    """Keep a duplicate of *fd* in the service manager under *name*; return whether there is a store."""
-    return notify("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[fd])
 
 
 def remove_fd(name: str) -> bool:

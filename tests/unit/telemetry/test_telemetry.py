@@ -74,8 +74,16 @@ def test_notify_reaches_the_service_manager_with_descriptors(tmp_path: Path, mon
         assert b"FDSTORE=1\nFDNAME=fuse" in payload
         assert len(fds) == 1
         os.close(fds[0])
-    with pytest.raises(Unavailable, match="READY"):
-        systemd.notify("READY=1")
+
+
+def test_only_a_descriptor_that_is_not_kept_is_an_error_when_the_service_manager_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    assert systemd.notify("STOPPING=1") is False
+    assert systemd.remove_fd("fuse") is False
+    with pytest.raises(Unavailable, match="FDSTORE"):
+        systemd.store_fd("fuse", 0)
 
 
 def test_descriptors_of_another_process_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
