@@ -105,6 +105,11 @@ class SnapshotDirectories:
             path.rename(target)
         return len(unknown)
 
+    def highest_id(self) -> int:
+        """Return the highest id that any directory has, also one on its way to deletion; 0 if there is none."""
+        names = [path.name for parent in (self._snapshots, self._removed) for path in parent.iterdir()]
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
     def purge(self) -> list[OSError]:
         """Delete what was discarded; return what could not be deleted, which stays for the next time."""
         failures: list[OSError] = []

@@ -37,13 +37,17 @@ class LazyLayers:
         resolver: LayerResolver,
         janitor: Janitor,
         unmount_idle_s: float,
+        *,
+        metadata_lost: bool = False,
     ) -> None:
+        """Without all records, which *metadata_lost* says, no layer is known to be unused: none is unmounted or dropped."""
         self._loader = loader
         self._store = store
         self._directories = directories
         self._resolver = resolver
         self._janitor = janitor
         self._unmount_idle_s = unmount_idle_s
+        self._metadata_lost = metadata_lost
         self._mounts = LayerMounts(loader, store.layers_in_use, self._resolve_again)
 
     def close(self) -> None:
@@ -72,6 +76,8 @@ class LazyLayers:
                 self._release_when_idle(record.layer)
 
     def _release_when_idle(self, layer: Digest, *, keep_waiting: bool = False) -> None:
+        if self._metadata_lost:
+            return
         self._janitor.submit(
             ("release", layer), lambda: self._release(layer), self._unmount_idle_s, keep_waiting=keep_waiting
         )
@@ -82,6 +88,8 @@ class LazyLayers:
 
     def drop_soon(self, layer: Digest) -> None:
         """Let the loader delete *layer*, unless a snapshot refers to it or a pull under way wants it."""
+        if self._metadata_lost:
+            return
         self._janitor.submit(("drop", layer), lambda: self._drop(layer))
 
     def _drop(self, layer: Digest) -> None:

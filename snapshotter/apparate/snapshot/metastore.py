@@ -119,6 +119,11 @@ class Metastore:
         with self._write_lock:
             self._db.close()
 
+    def skip_ids(self, highest: int) -> None:
+        """Give no id up to *highest* to a new snapshot."""
+        with self._mirror_lock:
+            self._last_id = max(self._last_id, highest)
+
     def reserve_id(self) -> SnapshotId:
         """Return an id that no snapshot has had, for a directory made before its record."""
         with self._mirror_lock:

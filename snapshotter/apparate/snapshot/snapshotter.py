@@ -23,7 +23,7 @@ from apparate.snapshot.metastore import METADATA_NAME, Metastore
 from apparate.snapshot.model import Info, Kind, Mount, Origin, Record, SnapshotId
 from apparate.snapshot.mounts import mounts_of, without_repeated_layers
 from apparate.snapshot.overlay import Overlay, detect
-from apparate.snapshot.reconcile import reconcile_directories
+from apparate.snapshot.reconcile import metadata_lost, reconcile_directories
 from apparate.snapshot.remote import Loader, Usage
 from apparate.snapshot.resolver import Decision, LayerResolver, Verdict
 from apparate.snapshot.root import RootLock
@@ -53,6 +53,7 @@ class Parts:
     overlay: Overlay
     loader: Loader
     applier: Applier
+    metadata_lost: bool = False
 
 
 @contextmanager
@@ -65,10 +66,11 @@ def open_snapshotter(settings: SnapshotterSettings, loader: Loader, applier: App
     root = settings.root
     with RootLock(root):
         overlay = detect(root)
+        lost = metadata_lost(root)
         store = Metastore(root / METADATA_NAME)
         directories = SnapshotDirectories(root)
-        reconcile_directories(store, directories)
-        snapshotter = Snapshotter(Parts(settings, store, directories, overlay, loader, applier))
+        reconcile_directories(store, directories, lost=lost)
+        snapshotter = Snapshotter(Parts(settings, store, directories, overlay, loader, applier, lost))
         snapshotter.start()
         log.info("snapshots ready", root=str(root), snapshots=len(store.ids()), overlay=",".join(overlay.options))
         try:
@@ -97,6 +99,7 @@ class Snapshotter:
             self._resolver,
             self._janitor,
             parts.settings.unmount_idle_s,
+            metadata_lost=parts.metadata_lost,
         )
 
     def start(self) -> None:

@@ -16,10 +16,10 @@ from apparate.errors import AlreadyExists, FailedPrecondition, InvalidArgument, 
 from apparate.oci import names
 from apparate.oci.digest import Digest
 from apparate.snapshot.directories import SnapshotDirectories
-from apparate.snapshot.metastore import Metastore
+from apparate.snapshot.metastore import METADATA_NAME, Metastore
 from apparate.snapshot.model import Info, Kind, Mount, Origin
 from apparate.snapshot.overlay import Overlay
-from apparate.snapshot.reconcile import reconcile_directories
+from apparate.snapshot.reconcile import LOST_NAME, metadata_lost, reconcile_directories
 from apparate.snapshot.remote import ManifestLayer, ResolveRequest, Usage
 from apparate.snapshot.settings import SnapshotterSettings
 from apparate.snapshot.snapshotter import Parts, Snapshotter
@@ -50,9 +50,10 @@ def make(tmp_path: Path, fake: FakeLoader) -> Iterator[Settings]:
         root = tmp_path / "root"
         root.mkdir(exist_ok=True)
         settings = replace(SnapshotterSettings(root=root, unmount_idle_s=0.0), **changes)  # type: ignore[arg-type]  # fields by name
-        store, directories = Metastore(root / "metadata.db"), SnapshotDirectories(root)
-        reconcile_directories(store, directories)
-        snapshotter = Snapshotter(Parts(settings, store, directories, Overlay(("index=off",)), fake, applier))
+        lost = metadata_lost(root)
+        store, directories = Metastore(root / METADATA_NAME), SnapshotDirectories(root)
+        reconcile_directories(store, directories, lost=lost)
+        snapshotter = Snapshotter(Parts(settings, store, directories, Overlay(("index=off",)), fake, applier, lost))
         snapshotter.start()
         made.append(snapshotter)
         return snapshotter
@@ -376,6 +377,42 @@ def test_a_restart_after_a_power_failure_makes_empty_directories_again(make: Set
     second = make()
     (again,) = second.mounts("key")
     assert Path(again.source).is_dir()
+
+
+def test_when_the_metadata_are_lost_nothing_is_removed_until_they_are_repaired(
+    make: Settings, fake: FakeLoader, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    image = Image(fake, "lazy odd lazy")
+    first = make()
+    top, _how = pull(first, image)
+    first.prepare("container", top, {})
+    first.close()
+    for file in root.glob(f"{METADATA_NAME}*"):
+        file.unlink()
+    before = sorted(path.name for path in (root / "snapshots").iterdir())
+    mounted, known = dict(fake.mounted), dict(fake.known)
+    for _start in range(2):  # the second finds a store like any other
+        again = make()
+        again.cleanup()
+        (mount,) = again.prepare("new", "", {})
+        assert Path(mount.source).parent.name not in before
+        again.remove("new")
+        again.cleanup()
+        assert sorted(path.name for path in (root / "snapshots").iterdir()) == before
+        assert (fake.mounted, fake.known) == (mounted, known)
+        again.close()
+    (root / LOST_NAME).unlink()
+    repaired = make()
+    repaired.cleanup()
+    assert list((root / "snapshots").iterdir()) == []
+    assert (fake.mounted, fake.known) == ({}, {})
+
+
+def test_a_new_root_has_lost_nothing(make: Settings, tmp_path: Path) -> None:
+    make().close()
+    make()
+    assert not (tmp_path / "root" / LOST_NAME).exists()
 
 
 def test_layers_that_nobody_refers_to_are_dropped_at_start(make: Settings, fake: FakeLoader) -> None:
