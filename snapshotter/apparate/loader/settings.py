@@ -51,8 +51,9 @@ class LoaderSettings:
     """The same for one layer, so that one dead registry does not hold up the layers of another."""
     requests: int = 512
     """FUSE requests in hand at the same time; further ones wait in the kernel."""
-    max_background: int = 64
-    """Read-ahead requests that the kernel has in flight."""
+    max_background: int = 512
+    """Reads for the page cache, of all layers, that the kernel has in flight; at least `requests`, or those of one layer
+    whose registry is gone could hold up all others."""
     push_buffer_bytes: int = 4 * 1024 * 1024
     """Arrived data that waits to be pushed into the page cache; what does not fit is not pushed."""
     call_threads: int = 16
@@ -75,6 +76,8 @@ class LoaderSettings:
         for name in ("lazy_read_ahead_kb", "profiled_read_ahead_kb", "fuse_read_ahead_kb", "complete_read_ahead_kb"):
             if getattr(self, name) < READ_AHEAD_MIN_KB:
                 raise InvalidArgument(f"loader.{name} must be at least {READ_AHEAD_MIN_KB}, not {getattr(self, name)}")
+        if self.max_background < self.requests:
+            raise InvalidArgument("loader.max_background must be at least loader.requests")
         if self.read_threads < self.layer_read_threads:
             raise InvalidArgument("loader.layer_read_threads must not exceed loader.read_threads")
 

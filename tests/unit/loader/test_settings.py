@@ -25,6 +25,11 @@ def test_one_layer_cannot_have_more_threads_than_all() -> None:
         LoaderSettings(read_threads=4, layer_read_threads=5)
 
 
+def test_the_kernel_has_as_many_reads_in_flight_as_are_served() -> None:
+    with pytest.raises(InvalidArgument, match=r"max_background must be at least loader\.requests"):
+        LoaderSettings(requests=65, max_background=64)
+
+
 @pytest.mark.parametrize("name", ["run_dir", "socket"])
 def test_a_path_too_long_for_a_socket_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgument, match=f"loader.{name}: .* too long"):
