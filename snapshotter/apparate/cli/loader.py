@@ -24,6 +24,8 @@ _log = logging.get_logger("cli.loader")
 
 LOADER_STARTING = "loader starting"
 
+_STOP_GRACE_S = 0.25
+"""Readers wait for the successor meanwhile."""
 _KEEPER_SOCKET = "keeper.sock"
 
 
@@ -73,7 +75,7 @@ def _controlled(settings: LoaderSettings, loader: Loader) -> Iterator[None]:
     pages = {"/metrics": metrics_page, "/livez": health.live_page, "/readyz": health.ready_page}
     with (
         closing(TelemetryServer(pages, settings.telemetry_socket, settings.telemetry_address)),
-        serving(settings.socket, [loader_handler(loader)], settings.call_threads),
+        serving(settings.socket, [loader_handler(loader)], settings.call_threads, grace_s=_STOP_GRACE_S),
     ):
         yield
 

@@ -15,16 +15,18 @@ import grpc
 from apparate.errors import FailedPrecondition
 from apparate.grpcapi.rpc import SERVER_OPTIONS
 
-_STOP_GRACE_S = 5.0
+STOP_GRACE_S = 5.0
 """How long calls under way may go on after a stop was asked for; their callers repeat them."""
 _PROBE_TIMEOUT_S = 2.0
 
 
 @contextmanager
-def serving(socket_path: Path, handlers: Sequence[grpc.GenericRpcHandler], workers: int) -> Iterator[None]:
+def serving(
+    socket_path: Path, handlers: Sequence[grpc.GenericRpcHandler], workers: int, *, grace_s: float = STOP_GRACE_S
+) -> Iterator[None]:
     """Serve *handlers* on *socket_path* inside the block; only the owner may connect.
 
-    A socket that a dead process left is removed; afterwards ours is.
+    At its end calls under way have *grace_s* more. A socket that a dead process left is removed; afterwards ours is.
 
     Raises:
         FailedPrecondition: somebody serves there already, or the socket cannot be made.
@@ -49,7 +51,7 @@ def serving(socket_path: Path, handlers: Sequence[grpc.GenericRpcHandler], worke
     try:
         yield
     finally:
-        server.stop(_STOP_GRACE_S).wait()
+        server.stop(grace_s).wait()
         if identity is not None and _identity(socket_path) == identity:  # not that of a successor
             socket_path.unlink(missing_ok=True)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from apparate.layer.manager import LayerManager
 from apparate.loader.images import ManagedImages
@@ -15,6 +16,7 @@ from apparate.loader.service import LoaderService
 from apparate.loader.session import open_session
 from apparate.registry.client import RegistryClient
 from apparate.telemetry import systemd
+from apparate.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from apparate.layer.settings import LayerSettings
@@ -23,8 +25,15 @@ if TYPE_CHECKING:
     from apparate.registry.settings import RegistrySettings
     from apparate.snapshot.remote import Loader
 
+_log = get_logger("loader.main")
+
+CLOSING_CUT_OFF = "closing takes too long, the loader ends without it"
+
+_CLOSE_S: Final = 1.0
+"""Between the end of serving and the end of the process."""
+
 ControlServer = Callable[["Loader"], AbstractContextManager[object]]
-"""Serves the calls of the snapshotter as long as its context is entered."""
+"""Serves the calls of the snapshotter as long as its context is entered; left in a thread of its own."""
 
 
 def run(loader: LoaderSettings, layers: LayerSettings, registry: RegistrySettings, control: ControlServer) -> None:
@@ -36,18 +45,34 @@ def run(loader: LoaderSettings, layers: LayerSettings, registry: RegistrySetting
     with ExitStack() as stack:
         run_dir = stack.enter_context(closing(take_run_dir(loader, systemd.inherited_fds())))
         session = open_session(loader, run_dir.fds)
-        client = stack.enter_context(closing(RegistryClient(registry)))
+        rest = ExitStack()
+        stack.callback(_close_in_time, rest)
+        client = RegistryClient(registry)
+        rest.callback(client.close)
         listener = LoaderListener()
         manager = LayerManager(layers, client, listener)
-        stack.callback(manager.close)
+        rest.callback(manager.close)
+        rest.callback(client.close)  # before the manager: what waits for a registry would hold it up
         process = LoaderProcess(loader, layers.root, session, ManagedImages(manager), listener)
 
         @contextmanager
         def controlled(mounts: LayerMounts) -> Iterator[None]:
-            with (
-                closing(LoaderService(manager, mounts, client, layers.resolve_deadline_s)) as service,
-                control(service),
-            ):
-                yield
+            service = LoaderService(manager, mounts, client, layers.resolve_deadline_s)
+            rest.enter_context(control(service))
+            rest.callback(service.close)  # calls under way end, and before them what they wait for
+            rest.callback(client.close)
+            yield
 
         process.run(controlled)
+
+
+def _close_in_time(rest: ExitStack) -> None:
+    """Close what is left when nobody serves the session any more; readers wait for the successor, so not for long.
+
+    What is not closed in time ends with the process: its threads are daemons, its files bear being cut off anywhere.
+    """
+    closer = threading.Thread(target=rest.close, name="close", daemon=True)
+    closer.start()
+    closer.join(_CLOSE_S)
+    if closer.is_alive():
+        _log.info(CLOSING_CUT_OFF, after_s=_CLOSE_S)
