@@ -125,7 +125,7 @@ class _UnixServer(socketserver.ThreadingUnixStreamServer):
 
 
 def _unix_server(path: Path, handler: type[http.server.BaseHTTPRequestHandler]) -> socketserver.BaseServer:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     old_umask = os.umask(0o177)
     try:

@@ -52,6 +52,12 @@ def test_pages_are_served_on_a_private_socket(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_the_directory_made_for_the_socket_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "t.sock"
+    TelemetryServer({}, path).close()
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
 def test_tcp_address_is_checked() -> None:
     with pytest.raises(InvalidArgument, match="host:port"):
         TelemetryServer({}, None, "localhost")
