@@ -101,6 +101,7 @@ class Crew:
         try:
             while (entry := self._next()) is not None:
                 self._step(entry)
+                del entry  # it keeps its layer open, and the next one may be long in coming
         finally:  # should a bug end this thread, the next campaign gets another
             with self._changed:
                 self._threads.remove(threading.current_thread())
@@ -112,8 +113,14 @@ class Crew:
             more = entry.campaign.step()
         except ApparateError as failure:
             error, more = failure, True
-        finally:
-            self._done(entry, error, more=more)
+        except Exception as failure:
+            log.exception("work on a layer failed unexpectedly")
+            error = ApparateError(f"fetching ahead failed: {failure!r}")
+        if self._done(entry, error, more=more):
+            try:
+                entry.campaign.end(entry.error)
+            except Exception:
+                log.exception("work on a layer failed unexpectedly")
 
     def _next(self) -> _Entry | None:
         """Wait for the most urgent campaign whose turn it is; None when closing."""
@@ -133,7 +140,8 @@ class Crew:
                 self._idle -= 1
             return None
 
-    def _done(self, entry: _Entry, error: ApparateError | None, *, more: bool) -> None:
+    def _done(self, entry: _Entry, error: ApparateError | None, *, more: bool) -> bool:
+        """Note how a step went; return whether the campaign is over."""
         with self._changed:
             entry.steps -= 1
             if error is None:
@@ -148,5 +156,4 @@ class Crew:
             ended = not entry.is_open and not entry.steps
             if ended:
                 self._entries.remove(entry)
-        if ended:
-            entry.campaign.end(entry.error)
+        return ended

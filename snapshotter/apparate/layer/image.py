@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from apparate.errors import ApparateError, Unavailable
 from apparate.layer.ahead import ReadAhead
@@ -57,6 +57,18 @@ class Surroundings:
     closing: threading.Event = field(default_factory=threading.Event)
 
 
+class _Announcer:
+    """Passes on what arrives to an image as long as somebody has it."""
+
+    def __init__(self, image: weakref.ref[LayerImage]) -> None:
+        self._image = image
+
+    def arrived(self, runs: Sequence[Run], fetched_bytes: int) -> None:
+        image = self._image()
+        if image is not None:
+            image.arrived(runs, fetched_bytes)
+
+
 class LayerImage:
     """One attached layer. Thread-safe. Made by `LayerManager.attach`, one for each layer."""
 
@@ -78,8 +90,8 @@ class LayerImage:
         self.index = index
         self.store = store
         # What belongs to the image does not keep it: a removed layer's mapping goes when the last user lets go of the image.
-        itself = cast("LayerImage", weakref.proxy(self))
-        self.fetcher = Fetcher(index, store, source, pace, itself, settings.attempt_timeout_s)
+        itself = weakref.ref(self)
+        self.fetcher = Fetcher(index, store, source, pace, _Announcer(itself), settings.attempt_timeout_s)
         first_block = index.metadata_size // BLOCK_BYTES
         self.profile = Profile(first_block, index.image_size // BLOCK_BYTES - first_block, settings.profile_entries)
         self.hot = bytearray(index.member_count)

@@ -223,3 +223,5 @@ def _attempt(task: Callable[[Sequence[LayerImage]], None], images: Sequence[Laye
         task(images)
     except (ApparateError, OSError) as error:
         log.warning("upkeep of layers failed", task=task.__name__.strip("_"), error=str(error))
+    except Exception:
+        log.exception("work on a layer failed unexpectedly", task=task.__name__.strip("_"))

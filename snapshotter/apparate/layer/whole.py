@@ -63,23 +63,32 @@ class WholeDownload:
             self._pending.update(self._flights.claim_all())
             if self._running or not self._pending:
                 return
+            thread = threading.Thread(target=self._run, args=(admit,), name="layer-whole", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._flights.abandon(self._pending, Unavailable(f"the download cannot begin: {error}"))
+                self._pending = {}
+                return
             self._running = True
-            threading.Thread(target=self._run, args=(admit,), name="layer-whole", daemon=True).start()
 
     def _run(self, admit: Admit) -> None:
         log.info("registry gives no parts of layers; downloading this one as a whole", host=self._source.host)
         failure: ApparateError = Unavailable("the download was interrupted")
-        while self._pending:
-            try:
+        try:
+            while self._pending:
                 with self._source.whole(deadline=Deadline.never()) as body:
                     self._pass(body, admit)
-            except ApparateError as error:
-                failure = error
-                log.warning("layer could not be downloaded as a whole", error=str(error))
-                break
-        with self._lock:
-            rest, self._pending, self._running = self._pending, {}, False
-        self._flights.abandon(rest, failure)
+        except ApparateError as error:
+            failure = error
+            log.warning("layer could not be downloaded as a whole", error=str(error))
+        except Exception as error:
+            failure = Unavailable(f"the download was interrupted: {error!r}")
+            log.exception("work on a layer failed unexpectedly")
+        finally:
+            with self._lock:
+                rest, self._pending, self._running = self._pending, {}, False
+            self._flights.abandon(rest, failure)
 
     def _pass(self, body: Body, admit: Admit) -> None:
         window = _Window(body)
@@ -89,17 +98,24 @@ class WholeDownload:
             if flight is None:
                 continue
             ref = self._index.member(member)
+            failure: ApparateError = Unavailable("the download was interrupted")
             try:
                 data = window.take(ref.offset, ref.length)
+                self.passed_bytes += ref.length
+                self._admit(admit, member, flight, data, body)
             except ApparateError as error:
-                self._flights.land(member, flight, None, error)
+                failure = error
                 raise
-            self.passed_bytes += ref.length
-            try:
-                admit(member, flight, data, Priority.COMPLETION)
-            except ApparateError as error:
-                body.distrust(str(error))
-                raise
+            finally:
+                self._flights.abandon({member: flight}, failure)  # nothing, if it has landed
+
+    @staticmethod
+    def _admit(admit: Admit, member: int, flight: Flight, data: memoryview, body: Body) -> None:
+        try:
+            admit(member, flight, data, Priority.COMPLETION)
+        except ApparateError as error:
+            body.distrust(str(error))
+            raise
 
 
 class _Window:

@@ -161,6 +161,57 @@ class Campaign:
         self.ended.set()
 
 
+class Broken:
+    """Work that meets a defect of ours, both in its step and at its end."""
+
+    priority = Priority.PREFETCH
+    attempts = 5
+
+    def __init__(self) -> None:
+        self.ends: list[ApparateError | None] = []
+
+    def step(self) -> bool:
+        raise ReferenceError("a defect")
+
+    def end(self, error: ApparateError | None) -> None:
+        self.ends.append(error)
+        raise ReferenceError("another defect")
+
+
+def test_a_defect_ends_its_own_work_and_no_thread() -> None:
+    crew = Crew("test", 1)
+    broken = Broken()
+    crew.add(broken)
+    thread = crew._threads[0]
+    wait_until(lambda: bool(broken.ends), "the broken work to end")
+    assert isinstance(broken.ends[0], ApparateError)
+    assert thread.is_alive()
+    assert crew._threads == [thread]
+    crew.close()
+
+
+def test_other_layers_go_on_when_one_is_removed_while_it_is_fetched(
+    manager: LayerManager, registry: FakeRegistry
+) -> None:
+    removed, kept = resolve(manager, registry, sample_layer(1)), resolve(manager, registry, sample_layer(2))
+    hold = threading.Event()
+
+    def held(_offset: int, _length: int, _right: bytes) -> None:
+        assert hold.wait(10)
+
+    registry.fault = held
+    removed.completion.start(Priority.COMPLETION)
+    wait_until(lambda: bool(registry.requests), "a request")
+    threads = list(manager._around.crew._threads)
+    kept.completion.start(Priority.COMPLETION)
+    digest = removed.digest
+    del removed
+    manager.remove(digest)
+    hold.set()
+    wait_until(lambda: kept.is_complete or kept.store.is_full, "the other layer")
+    assert all(thread.is_alive() for thread in threads)
+
+
 def test_a_reader_joins_what_prefetch_has_asked_for(manager: LayerManager, registry: FakeRegistry) -> None:
     image = resolve(manager, registry, sample_layer(profile=(PrefetchRange(b"a-large"),)))
     asked, go = threading.Event(), threading.Event()

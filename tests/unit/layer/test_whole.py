@@ -10,7 +10,7 @@ from tests.support.processes import wait_until
 from tests.unit.layer.conftest import ManagerFactory
 from tests.unit.layer.helpers import REFERENCE, files_in, resolve, sample_layer, whole_image
 
-from apparate.errors import IntegrityError
+from apparate.errors import IntegrityError, Unavailable
 from apparate.layer.manager import LayerManager
 from apparate.layer.model import LayerRequest
 from apparate.layer.settings import LayerSettings
@@ -129,3 +129,23 @@ def test_a_download_that_is_refused_fails_the_read_in_the_end(
     registry.fault = fault
     with pytest.raises(Refused):
         image.fetcher.obtain([0], Deadline.after(5))
+
+
+def test_a_defect_in_a_download_leaves_no_reader_waiting_and_the_next_read_works(
+    manager: LayerManager, registry: FakeRegistry
+) -> None:
+    layer = sample_layer()
+    image = resolve(manager, registry, layer)
+    defects = iter(range(1))
+
+    def fault(offset: int, length: int, _right: bytes) -> None:
+        if (offset, length) != (0, len(layer.blob)):
+            raise RangesUnsupported("the server sends the whole blob")
+        if next(defects, None) is not None:
+            raise ReferenceError("a defect")
+
+    registry.fault = fault
+    with pytest.raises(Unavailable, match="interrupted"):
+        image.fetcher.obtain([0], Deadline.after(5))
+    wait_until(lambda: not image.whole.is_running, "the download to end")
+    assert files_in(whole_image(image)) == layer.files
