@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from apparate.errors import NotFound, RegistryError
+from apparate.errors import ApparateError, NotFound
 from apparate.oci.reference import Reference
+from apparate.registry.ranges import RangesUnsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from apparate.registry.streams import BlobStream
 
 _T = TypeVar("_T")
+_UNPROVEN_SHARE: Final = 0.5
+"""Of the time that is left, what a reference may take that has given nothing yet while there are others."""
 
 
 class Body(Protocol):
@@ -94,54 +97,83 @@ class _WholeBody:
 
 
 class RegistrySource:
-    """A blob in a registry, under any of the references it was resolved with.
+    """A blob in a registry, under any of the references it was resolved with. Thread-safe.
 
-    A blob is the same in every repository that has it, so when one repository refuses it (deleted, credentials gone), the
-    next reference is asked before anyone sees an error.
+    A blob is the same in every repository that has it, so when one does not give it (deleted, credentials gone, registry
+    dead), the next reference is asked before anyone sees an error. The one that gave something last is asked first, however
+    many others the layer was resolved with since.
     """
 
     def __init__(self, client: RegistryClient, references: Callable[[], Sequence[str]], digest: Digest) -> None:
         self._client = client
         self._references = references
         self._digest = digest
+        self._proven = ""  # gave something last; asked first
+        self._doubted = ""  # failed last; asked last
 
     @property
     def host(self) -> str:
-        """The registry of the newest reference."""
-        return Reference.parse(self._references()[0]).registry
+        """The registry of the reference that is asked first."""
+        return Reference.parse(self._ordered()[0]).registry
 
     @contextmanager
     def range(self, offset: int, length: int, *, deadline: Deadline) -> Iterator[Body]:
         """Ask for a part."""
         with self._first(
-            lambda ref: self._client.blob_range(ref, self._digest, offset, length, deadline=deadline)
+            lambda ref, until: self._client.blob_range(ref, self._digest, offset, length, deadline=until), deadline
         ) as body:
             yield body
 
     @contextmanager
     def tail(self, length: int, *, deadline: Deadline) -> Iterator[Body]:
         """Ask for the end."""
-        with self._first(lambda ref: self._client.blob_tail(ref, self._digest, length, deadline=deadline)) as body:
+        with self._first(
+            lambda ref, until: self._client.blob_tail(ref, self._digest, length, deadline=until), deadline
+        ) as body:
             yield body
 
     @contextmanager
     def whole(self, *, deadline: Deadline) -> Iterator[Body]:
         """Ask for everything; the digest is checked by whoever reads it to the end."""
-        with self._first(lambda ref: self._client.blob(ref, self._digest, deadline=deadline)) as stream:
+        with self._first(lambda ref, until: self._client.blob(ref, self._digest, deadline=until), deadline) as stream:
             yield _WholeBody(stream)
 
+    def _ordered(self) -> list[str]:
+        return sorted(self._references(), key=lambda text: (text != self._proven, text == self._doubted))
+
     @contextmanager
-    def _first(self, opened: Callable[[Reference], AbstractContextManager[_T]]) -> Iterator[_T]:
-        refused: NotFound | RegistryError | None = None
-        for text in self._references():
+    def _first(
+        self, opened: Callable[[Reference, Deadline], AbstractContextManager[_T]], deadline: Deadline
+    ) -> Iterator[_T]:
+        failures: list[ApparateError] = []
+        ordered = self._ordered()
+        for text in ordered:
+            alone = text in (self._proven, ordered[-1])
+            until = deadline if alone else deadline.capped(deadline.remaining() * _UNPROVEN_SHARE)
             with ExitStack() as stack:
                 try:
-                    body = stack.enter_context(opened(Reference.parse(text)))
-                except (NotFound, RegistryError) as error:
-                    refused = error
+                    body = stack.enter_context(opened(Reference.parse(text), until))
+                except ApparateError as error:
+                    self._doubt(text)
+                    failures.append(error)
                     continue
-                yield body
+                self._proven = text
+                try:
+                    yield body
+                except ApparateError:
+                    self._doubt(text)
+                    raise
                 return
-        if refused is None:
-            raise NotFound(f"layer {self._digest} has no reference to fetch it by")
-        raise refused
+        raise _verdict(failures) or NotFound(f"layer {self._digest} has no reference to fetch it by")
+
+    def _doubt(self, text: str) -> None:
+        self._doubted = text
+        if self._proven == text:
+            self._proven = ""
+
+
+def _verdict(failures: Sequence[ApparateError]) -> ApparateError | None:
+    """Return the failure that leaves most hope: who has the blob but no ranges, then what may be better later, then the last."""
+    whole_only = [error for error in failures if isinstance(error, RangesUnsupported)]
+    temporary = [error for error in failures if error.temporary]
+    return next(iter(whole_only + temporary + list(failures[-1:])), None)
