@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from tests.support.processes import run, wait_until
 from tests.support.services import NAME, Services, apparate
 
 from apparate.grpcapi.loader_client import LoaderClient
+from apparate.snapshot.rows import RECORDS_PAGE, from_json
 from apparate.snapshot.snapshotter import REMOTE_PREPARED
+from apparate.telemetry.client import get_page
 
 SETTLE_S = 60.0
 
@@ -44,8 +45,8 @@ class Node:
         return [str(record["layer"]) for record in self.ours.events(REMOTE_PREPARED)]
 
     def snapshot_rows(self) -> int:
-        """Rows in the snapshotter's database."""
-        return _count(self.ours.root / "snapshots.db", "snapshots")
+        """Snapshots that the snapshotter has. It is asked: it keeps its database to itself while it runs."""
+        return len(from_json(get_page(self.ours.run_dir / "snapshotter.metrics.sock", RECORDS_PAGE)))
 
     def layer_rows(self) -> int:
         """Layers that the loader's catalogue knows. The loader is asked: it keeps the file to itself while it runs."""
@@ -70,11 +71,6 @@ class Node:
         for folder in ("snapshots", "removed", "layers/layers"):
             found += [str(path) for path in (services.root / folder).glob("*")]
         return found + [point for point in mounts_below(self.base) if point != str(services.run_dir / "fs")]
-
-
-def _count(database: Path, table: str) -> int:
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
 @contextlib.contextmanager

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 from apparate.errors import NotFound, Unavailable
 from apparate.grpcapi.loader_client import LoaderClient, LoaderDeadlines
 from apparate.snapshot.inventory import Image, ImageLayer, find, images
-from apparate.snapshot.metastore import METADATA_NAME, read_records
+from apparate.snapshot.metastore import METADATA_NAME
 from apparate.snapshot.model import Origin
+from apparate.snapshot.rows import RECORDS_PAGE, from_json, read_records
+from apparate.telemetry.client import get_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from apparate.cli.settings import Settings
     from apparate.oci.digest import Digest
+    from apparate.snapshot.model import Record
     from apparate.snapshot.remote import LayerState
 
 
@@ -53,13 +56,22 @@ def gather(settings: Settings) -> Inventory:
     Raises:
         FailedPrecondition: the metadata cannot be read.
     """
-    found = tuple(images(read_records(settings.snapshotter.root / METADATA_NAME)))
+    found = tuple(images(_records(settings)))
     try:
         with closing(client(settings)) as loader:
             states = {state.layer_digest: state for state in loader.status()}
     except Unavailable as error:
         return Inventory(found, {}, str(error))
     return Inventory(found, states)
+
+
+def _records(settings: Settings) -> list[Record]:
+    """Ask the snapshotter, which keeps its store to itself; read the store if it does not run."""
+    try:
+        page = get_page(settings.snapshotter.telemetry_socket, RECORDS_PAGE)
+    except Unavailable:
+        return read_records(settings.snapshotter.root / METADATA_NAME)
+    return from_json(page)
 
 
 def one(inventory: Inventory, reference: str) -> Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from http import HTTPStatus
 from pathlib import Path
 
 import click
@@ -17,10 +18,11 @@ from apparate.grpcapi.server import serving
 from apparate.grpcapi.snapshots import snapshots_handler
 from apparate.layer.unpack import apply_tar
 from apparate.oci.digest import Digest
-from apparate.snapshot.snapshotter import open_snapshotter
+from apparate.snapshot.rows import RECORDS_PAGE, to_json
+from apparate.snapshot.snapshotter import Snapshotter, open_snapshotter
 from apparate.telemetry import logging, systemd
 from apparate.telemetry.health import Health
-from apparate.telemetry.metrics import TelemetryServer, metrics_page
+from apparate.telemetry.metrics import Page, TelemetryServer, metrics_page
 
 _log = logging.get_logger("cli.snapshotter")
 
@@ -60,7 +62,14 @@ def serve(settings: Settings, wait_for_stop: Callable[[], object]) -> None:
         LoaderClient(str(own.loader_socket), deadlines) as loader,
         open_snapshotter(own, loader, _unpack) as snapshotter,
         closing(loader),  # before the snapshotter: its threads may be waiting for a loader that is away
-        closing(TelemetryServer(pages, own.telemetry_socket, own.telemetry_address)),
+        closing(
+            TelemetryServer(
+                pages,
+                own.telemetry_socket,
+                own.telemetry_address,
+                private_pages={RECORDS_PAGE: lambda: _records_page(snapshotter)},
+            )
+        ),
         serving(own.socket, [snapshots_handler(snapshotter)], own.call_threads),
     ):
         health.add("loader", lambda: "" if loader.is_reachable(_PROBE_TIMEOUT_S) else _NO_LOADER)
@@ -74,6 +83,10 @@ def serve(settings: Settings, wait_for_stop: Callable[[], object]) -> None:
         wait_for_stop()
         systemd.notify("STOPPING=1")
     _log.info(SNAPSHOTTER_STOPPED)
+
+
+def _records_page(snapshotter: Snapshotter) -> Page:
+    return Page(HTTPStatus.OK, "application/json", to_json(snapshotter.records()))
 
 
 def _unpack(blob: Iterator[bytes], directory: Path, lowers: Sequence[Path]) -> Digest:

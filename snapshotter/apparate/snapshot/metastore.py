@@ -3,17 +3,16 @@
 SQLite in WAL mode with synchronous=FULL: what a method returned is on disk. All reads come from memory:
 containerd asks for every snapshot every ten seconds, and it calls Commit and Update inside a write
 transaction of its own. One lock orders the writers, another guards the copy, and readers never wait for
-a disk. Only one process may have a store open (`root.lock_root`).
+a disk. Only one process can have a store open; others ask it for its records (`rows`).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +20,13 @@ from apparate.errors import AlreadyExists, FailedPrecondition, InvalidArgument, 
 from apparate.oci.digest import Digest
 from apparate.oci.names import TARGET_SNAPSHOT
 from apparate.snapshot.labels import without_empty
-from apparate.snapshot.model import Info, Kind, Origin, Record, SnapshotId
+from apparate.snapshot.model import Info, Kind, Record, SnapshotId
 from apparate.snapshot.remote import Usage
+from apparate.snapshot.rows import COLUMNS, SCHEMA_VERSION, read_rows, row_of
 from apparate.telemetry.logging import get_logger
 
 _log = get_logger("snapshot.metastore")
 
-SCHEMA_VERSION = 1
 RESERVE_BYTES = 1 << 20
 """Given up for a removal on a full disk, taken again as soon as there is space."""
 METADATA_NAME = "snapshots.db"
@@ -49,10 +48,8 @@ CREATE TABLE snapshots (
 );
 CREATE INDEX snapshots_parent ON snapshots (parent_id);
 """
-_COLUMNS = "id, name, parent_id, kind, origin, layer, reason, created_ns, updated_ns, labels, size, inodes"
-_SELECT = f"SELECT {_COLUMNS} FROM snapshots ORDER BY id"  # noqa: S608 - constants only
-_INSERT = f"INSERT INTO snapshots ({_COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608 - constants only
-_UPDATE = f"UPDATE snapshots SET ({_COLUMNS}) = ({', '.join('?' * 12)}) WHERE id = ?"  # noqa: S608 - constants only
+_INSERT = f"INSERT INTO snapshots ({COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608 - constants only
+_UPDATE = f"UPDATE snapshots SET ({COLUMNS}) = ({', '.join('?' * 12)}) WHERE id = ?"  # noqa: S608 - constants only
 
 
 class Metastore:
@@ -83,6 +80,8 @@ class Metastore:
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        # Exclusive before WAL: then no shared memory is mapped, whose pages a full disk could not give (SIGBUS).
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
@@ -98,10 +97,8 @@ class Metastore:
         return db
 
     def _load(self) -> None:
-        rows = self._db.execute(_SELECT).fetchall()
-        names = {row[0]: row[1] for row in rows}
-        for row in rows:
-            self._mirror(_record(row, names))
+        for record in read_rows(self._db):
+            self._mirror(record)
         sequence = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'").fetchone()
         self._last_id = sequence[0] if sequence else 0
 
@@ -218,7 +215,7 @@ class Metastore:
             labelled = replace(info, labels=without_empty(info.labels))
             record = replace(record, info=labelled, parent_id=parent_id)
             with self._transaction():
-                self._db.execute(_INSERT, _row(record))
+                self._db.execute(_INSERT, row_of(record))
             self._mirror(record)
             return record
 
@@ -325,7 +322,7 @@ class Metastore:
 
     def _replace(self, old: Record, new: Record) -> None:
         with self._transaction():
-            self._db.execute(_UPDATE, (*_row(new), new.id))
+            self._db.execute(_UPDATE, (*row_of(new), new.id))
         self._mirror(new, replaced=old)
 
     @contextmanager
@@ -356,65 +353,3 @@ class Metastore:
                 self._by_id[record.id] = record
                 if record.parent_id is not None:
                     self._children[record.parent_id] = self._children.get(record.parent_id, 0) + 1
-
-
-def read_records(path: Path) -> list[Record]:
-    """Return the snapshots in the file *path* without opening the store, so that its owner may run or not.
-
-    Raises:
-        NotFound: there is no such file.
-        FailedPrecondition: it cannot be read, or was written by another version.
-    """
-    if not path.exists():
-        raise NotFound(f"{path} does not exist: no snapshotter has run here with this root; see snapshotter.root")
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version != SCHEMA_VERSION:
-                raise FailedPrecondition(
-                    f"{path} has version {version} of the schema, this program knows {SCHEMA_VERSION}"
-                )
-            rows = db.execute(f"SELECT {_COLUMNS} FROM snapshots ORDER BY id").fetchall()  # noqa: S608 - constants only
-    except sqlite3.Error as error:
-        raise FailedPrecondition(f"{path} cannot be read: {error}") from error
-    names = {row[0]: row[1] for row in rows}
-    return [_record(row, names) for row in rows]
-
-
-def _row(record: Record) -> tuple[int | str | None, ...]:
-    info, usage = record.info, record.usage
-    return (
-        record.id,
-        info.name,
-        record.parent_id,
-        info.kind.value,
-        record.origin.value,
-        str(record.layer) if record.layer else None,
-        record.reason,
-        info.created_ns,
-        info.updated_ns,
-        json.dumps(dict(info.labels), sort_keys=True),
-        usage.size if usage else None,
-        usage.inodes if usage else None,
-    )
-
-
-def _record(row: tuple[int | str | None, ...], names: Mapping[object, object]) -> Record:
-    ident, name, parent_id, kind, origin, layer, reason, created_ns, updated_ns, labels, size, inodes = row
-    info = Info(
-        str(name),
-        str(names[parent_id]) if parent_id is not None else "",
-        Kind(kind),
-        int(created_ns or 0),
-        int(updated_ns or 0),
-        json.loads(str(labels)),
-    )
-    return Record(
-        id=SnapshotId(int(ident or 0)),
-        info=info,
-        parent_id=SnapshotId(int(parent_id)) if parent_id is not None else None,
-        origin=Origin(origin),
-        layer=Digest.parse(str(layer)) if layer is not None else None,
-        reason=str(reason),
-        usage=Usage(int(size), int(inodes or 0)) if size is not None else None,
-    )

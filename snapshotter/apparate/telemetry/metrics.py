@@ -22,7 +22,7 @@ from apparate.errors import InvalidArgument, Unavailable
 from apparate.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 REGISTRY = CollectorRegistry(auto_describe=True)
@@ -76,14 +76,25 @@ def metrics_page() -> Page:
 class TelemetryServer:
     """Serves pages by path on a unix socket (mode 0600) and optionally on TCP, each from threads of its own."""
 
-    def __init__(self, pages: dict[str, Callable[[], Page]], socket_path: Path | None, tcp_address: str = "") -> None:
-        handler = _handler(pages)
+    def __init__(
+        self,
+        pages: Mapping[str, Callable[[], Page]],
+        socket_path: Path | None,
+        tcp_address: str = "",
+        *,
+        private_pages: Mapping[str, Callable[[], Page]] | None = None,
+    ) -> None:
+        """Begin to serve; *private_pages* are on the socket only.
+
+        Raises:
+            InvalidArgument, Unavailable: the address or the socket cannot be used.
+        """
         self._servers: list[socketserver.BaseServer] = []
         self._socket_path = socket_path
         if socket_path is not None:
-            self._servers.append(_unix_server(socket_path, handler))
+            self._servers.append(_unix_server(socket_path, _handler({**pages, **(private_pages or {})})))
         if tcp_address:
-            self._servers.append(_tcp_server(tcp_address, handler))
+            self._servers.append(_tcp_server(tcp_address, _handler(pages)))
         for server in self._servers:
             threading.Thread(target=server.serve_forever, name="telemetry", daemon=True).start()
 
@@ -96,7 +107,7 @@ class TelemetryServer:
             self._socket_path.unlink(missing_ok=True)
 
 
-def _handler(pages: dict[str, Callable[[], Page]]) -> type[http.server.BaseHTTPRequestHandler]:
+def _handler(pages: Mapping[str, Callable[[], Page]]) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = 10  # a client that says nothing holds a thread no longer than this
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -7,12 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from apparate.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from apparate.errors import (
+    AlreadyExists,
+    ApparateError,
+    FailedPrecondition,
+    FormatError,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
 from apparate.oci.digest import Digest
 from apparate.oci.names import TARGET_SNAPSHOT
-from apparate.snapshot.metastore import SCHEMA_VERSION, Metastore, read_records
+from apparate.snapshot.metastore import Metastore
 from apparate.snapshot.model import Info, Kind, Origin, Record
 from apparate.snapshot.remote import Usage
+from apparate.snapshot.rows import SCHEMA_VERSION, from_json, read_records, to_json
 
 NOW = 1_700_000_000_123_456_789
 
@@ -50,6 +60,7 @@ def test_everything_written_is_there_after_reopening(path: Path, store: Metastor
     store.set_usage(base.id, Usage(10, 2))
     store.update_labels("top", lambda labels: {**labels, "more": "y"}, NOW + 1)
     before = store.records()
+    store.close()
     other = Metastore(path)
     assert other.records() == before
     assert other.get("top").info.labels == {"label": "x", "more": "y"}
@@ -59,7 +70,42 @@ def test_everything_written_is_there_after_reopening(path: Path, store: Metastor
     assert other.get("lazy").layer == Digest.of(b"l")
     assert [record.info.name for record in other.chain(other.get("top"))] == ["top", "lazy", "base"]
     other.close()
+
+
+def test_records_can_be_read_from_outside(path: Path, store: Metastore, tmp_path: Path) -> None:
+    base = committed(store, "base", a="1", b="\N{SNOWMAN}")
+    lazy(store, "lazy", Digest.of(b"l"), "base")
+    add(store, "top", "lazy", label="x")
+    store.set_usage(base.id, Usage(10, 2))
+    before = store.records()
+    assert from_json(to_json(before)) == before
+    killed = tmp_path / "killed"  # what a process leaves that could not close its store
+    killed.mkdir()
+    for file in tmp_path.glob(f"{path.name}*"):
+        shutil.copy(file, killed)
+    store.close()
     assert read_records(path) == before
+    assert read_records(killed / path.name) == before
+
+
+def test_an_open_store_maps_no_shared_memory(path: Path, store: Metastore) -> None:
+    add(store, "a")
+    assert path.with_name(path.name + "-wal").exists()
+    assert not path.with_name(path.name + "-shm").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b'{"version": 999, "rows": []}', FailedPrecondition),
+        (b"not found", FormatError),
+        (b"[]", FormatError),
+        (b'{"version": 1, "rows": [[1, 2]]}', FormatError),
+    ],
+)
+def test_what_is_no_page_of_records_is_refused(body: bytes, error: type[ApparateError]) -> None:
+    with pytest.raises(error):
+        from_json(body)
 
 
 def test_ids_are_never_used_again(path: Path, store: Metastore) -> None:
@@ -68,6 +114,7 @@ def test_ids_are_never_used_again(path: Path, store: Metastore) -> None:
     assert add(store, "b").id > first
     last = add(store, "c").id
     store.remove("c")
+    store.close()
     other = Metastore(path)
     assert other.reserve_id() > last
     other.close()
@@ -182,17 +229,14 @@ def test_usage_of_what_is_gone_is_dropped(store: Metastore) -> None:
     store.set_usage(record.id, Usage(1, 1))
 
 
-def test_a_failed_write_changes_nothing(store: Metastore, path: Path) -> None:
+def test_a_failed_write_changes_nothing(store: Metastore) -> None:
     committed(store, "a")
-    blocker = sqlite3.connect(path)
-    store._db.execute("PRAGMA busy_timeout = 0")
-    blocker.execute("BEGIN IMMEDIATE")
+    store._db.execute("PRAGMA query_only = ON")
     with pytest.raises(Unavailable):
         add(store, "b", "a")
     with pytest.raises(Unavailable):
         store.remove("a")
-    blocker.rollback()
-    blocker.close()
+    store._db.execute("PRAGMA query_only = OFF")
     assert [record.info.name for record in store.records()] == ["a"]
     add(store, "b", "a")
 

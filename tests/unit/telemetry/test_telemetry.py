@@ -2,6 +2,7 @@ import json
 import os
 import socket
 import stat
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from apparate.errors import InvalidArgument, Unavailable
 from apparate.telemetry import logging as applog
 from apparate.telemetry import systemd
+from apparate.telemetry.client import get_page
 from apparate.telemetry.health import Health
-from apparate.telemetry.metrics import READS, TelemetryServer, metrics_page
+from apparate.telemetry.metrics import READS, Page, TelemetryServer, metrics_page
 
 
 class _UnixConnection(HTTPConnection):
@@ -50,6 +52,22 @@ def test_pages_are_served_on_a_private_socket(tmp_path: Path) -> None:
     finally:
         server.close()
     assert not path.exists()
+
+
+def test_private_pages_are_not_served_over_tcp(tmp_path: Path) -> None:
+    path = tmp_path / "t.sock"
+    private = {"/records": lambda: Page(200, "text/plain", b"private")}
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with closing(TelemetryServer({"/metrics": metrics_page}, path, address, private_pages=private)):
+        assert get_page(path, "/records") == b"private"
+        with closing(HTTPConnection(address)) as connection:
+            connection.request("GET", "/records")
+            assert connection.getresponse().status == 404
+        with pytest.raises(Unavailable, match="404"):
+            get_page(path, "/other")
+    with pytest.raises(Unavailable, match="does not answer"):
+        get_page(path, "/records")
 
 
 def test_the_directory_made_for_the_socket_is_private(tmp_path: Path) -> None:
