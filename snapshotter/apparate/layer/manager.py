@@ -97,7 +97,7 @@ class LayerManager:
             self._around, self._catalogue, disk, budget, self, Eviction(self._catalogue, budget, self)
         )
         sources = sources or (lambda references, digest: RegistrySource(client, references, digest))
-        self._resolver = Resolver(settings, self._catalogue, disk, sources, self._around.closing)
+        self._resolver = Resolver(settings, self._catalogue, disk, sources, self._around.closing, budget)
         self._opener = Opener(self._around, self._catalogue, disk, budget, sources)
         self._remove_orphans()
         self._upkeep.start()

@@ -11,7 +11,7 @@ from apparate.format.index import LayerIndex
 from apparate.layer.attach import Obtained, check_limits, obtain_index
 from apparate.layer.disk import sync_directory
 from apparate.layer.patience import Patience
-from apparate.layer.whole import SPOOL_NAME, SpooledBlob, spool
+from apparate.layer.whole import SPOOL_NAME, SpooledBlob, SpoolLimits, spool
 from apparate.registry.deadline import Deadline
 from apparate.registry.ranges import RangesUnsupported
 from apparate.telemetry import metrics
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from apparate.layer.model import LayerInfo, LayerRequest
     from apparate.layer.settings import LayerSettings
     from apparate.layer.source import BlobSource, SourceFactory
+    from apparate.layer.store import Room
 
 INDEX_NAME: Final = "index"
 _DAMAGED_ATTEMPTS: Final = 4
@@ -45,12 +46,14 @@ class Resolver:
         disk: Disk,
         sources: SourceFactory,
         closing: threading.Event,
+        room: Room,
     ) -> None:
         self._settings = settings
         self._catalogue = catalogue
         self._disk = disk
         self._sources = sources
         self._closing = closing
+        self._room = room
         self._lock = threading.Lock()  # _rangeless
         self._rangeless: dict[str, float] = {}
 
@@ -101,7 +104,10 @@ class Resolver:
 
     def _spooled(self, source: BlobSource, request: LayerRequest, directory: Path) -> Obtained:
         log.info("registry gives no parts of layers; downloading this one as a whole", layer=str(request.digest))
-        fetched = spool(source, request.digest, directory)
+        known = self._catalogue.get(request.digest)
+        size = known.blob_size if known else 0
+        limits = SpoolLimits(self._settings.resolve_deadline_s, self._closing, self._room, size)
+        fetched = spool(source, request.digest, directory, limits)
         obtained = obtain_index(SpooledBlob(directory / SPOOL_NAME), request.annotations, Deadline.never())
         return Obtained(obtained.local, obtained.source, obtained.promise, fetched, fetched)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from apparate.errors import ApparateError, IntegrityError, Unavailable
 from apparate.layer.model import Priority
@@ -24,10 +26,13 @@ if TYPE_CHECKING:
     from apparate.format.index import LayerIndex
     from apparate.layer.flights import Batch, Flight, FlightTable
     from apparate.layer.source import BlobSource, Body
+    from apparate.layer.store import Room
     from apparate.oci.digest import Digest
 
 SPOOL_NAME: Final = "blob"
 _STEP_BYTES: Final = 256 * 1024
+_SLOW_BYTES_PER_S: Final = 64 * 1024
+"""A whole blob that comes more slowly than this is not waited for."""
 
 log = get_logger("layer.whole")
 
@@ -144,26 +149,61 @@ class _Window:
             self._offset += surplus
 
 
-def spool(source: BlobSource, digest: Digest, directory: Path) -> int:
+@dataclass(frozen=True)
+class SpoolLimits:
+    """What a spooled download may take."""
+
+    grace_s: float
+    """How long it may last besides the time its bytes take on a slow line."""
+    closing: threading.Event
+    """It ends when this is set."""
+    room: Room
+    """Who is asked for every byte."""
+    size: int = 0
+    """Length of the blob if it is known from before, else 0."""
+
+
+class _SpoolCheck:
+    """Counts what a download brings and ends it when there is no use in going on."""
+
+    def __init__(self, limits: SpoolLimits, announced: int | None) -> None:
+        self._limits = limits
+        self._size = limits.size or announced or 0
+        self._begun_s = time.monotonic()
+        self._received = 0
+        if limits.size and announced is not None and announced != limits.size:
+            raise Unavailable(f"registry announces {announced} bytes for a layer of {limits.size}")
+
+    def received(self, count: int) -> None:
+        """Note *count* bytes that are to be stored.
+
+        Raises:
+            Unavailable: they are too many, too late, have no room, or nobody waits any more.
+        """
+        self._received += count
+        if self._size and self._received > self._size:
+            raise Unavailable(f"registry gave more than the {self._size} bytes of the layer")
+        if time.monotonic() - self._begun_s > self._limits.grace_s + self._received / _SLOW_BYTES_PER_S:
+            raise Unavailable(f"registry is too slow: {self._received} bytes of the layer came in time")
+        if self._limits.closing.is_set():
+            raise Unavailable("the loader is stopping")
+        if not self._limits.room.take(count):
+            raise Unavailable("the disk has no room for the whole layer")
+
+
+def spool(source: BlobSource, digest: Digest, directory: Path, limits: SpoolLimits) -> int:
     """Download a whole blob into *directory*, verified against *digest*, and return its size.
 
     Raises:
         IntegrityError: the bytes do not match; nothing is kept.
-        Unavailable: no registry, or no room on the disk; nothing is kept.
+        Unavailable: no registry, or *limits* were reached; nothing is kept.
         RegistryError, NotFound: the registry refused.
     """
     fresh = directory / (SPOOL_NAME + ".new")
     verifier = Verifier(digest, "layer")
     try:
         with fresh.open("wb") as file, source.whole(deadline=Deadline.never()) as body:
-            for data in body:
-                verifier.update(data)
-                file.write(data)
-            try:
-                verifier.finish()
-            except IntegrityError as error:
-                body.distrust(str(error))
-                raise
+            _receive(body, file, verifier, limits)
             file.flush()
             os.fdatasync(file.fileno())
         fresh.replace(directory / SPOOL_NAME)
@@ -174,6 +214,19 @@ def spool(source: BlobSource, digest: Digest, directory: Path) -> int:
         fresh.unlink(missing_ok=True)
         raise
     return verifier.length
+
+
+def _receive(body: Body, file: BinaryIO, verifier: Verifier, limits: SpoolLimits) -> None:
+    try:
+        check = _SpoolCheck(limits, body.total_size)
+        for data in body:
+            check.received(len(data))
+            verifier.update(data)
+            file.write(data)
+        verifier.finish()
+    except IntegrityError as error:
+        body.distrust(str(error))
+        raise
 
 
 class SpooledBlob:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.support.layers import FakeBody, FakeRegistry, Refused
 from tests.support.processes import wait_until
-from tests.unit.layer.conftest import ManagerFactory
+from tests.unit.layer.conftest import ManagerFactory, replaced
 from tests.unit.layer.helpers import REFERENCE, files_in, resolve, sample_layer, whole_image
 
 from apparate.errors import IntegrityError, Unavailable
@@ -149,3 +150,43 @@ def test_a_defect_in_a_download_leaves_no_reader_waiting_and_the_next_read_works
         image.fetcher.obtain([0], Deadline.after(5))
     wait_until(lambda: not image.whole.is_running, "the download to end")
     assert files_in(whole_image(image)) == layer.files
+
+
+class Endless(FakeBody):
+    """Never ends: gives the same bytes again and again."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            yield self.data
+
+
+@pytest.mark.parametrize(
+    ("answer", "changes", "why"),
+    [
+        (Endless(b"", 0, None), {"resolve_deadline_s": 0.2}, "too slow"),
+        (Endless(bytes(65536), 0, 1_000_000), {}, "more than the 1000000 bytes"),
+        (Endless(bytes(65536), 0, None), {"disk_budget_bytes": 4_000_000}, "no room"),
+        (None, {"disk_reserve_bytes": 1 << 60}, "no room"),
+    ],
+)
+def test_a_whole_layer_that_never_ends_or_has_no_room_is_given_up_and_leaves_nothing(
+    open_manager: ManagerFactory,
+    registry: FakeRegistry,
+    settings: LayerSettings,
+    answer: FakeBody | None,
+    changes: dict[str, float],
+    why: str,
+) -> None:
+    layer = sample_layer()
+    digest = registry.add(layer)
+
+    def fault(offset: int, length: int, _right: bytes) -> FakeBody | None:
+        if (offset, length) != (0, len(layer.blob)):
+            raise RangesUnsupported("the server sends the whole blob")
+        return answer
+
+    registry.fault = fault
+    manager = open_manager(replaced(settings, **changes))
+    with pytest.raises(Unavailable, match=why):
+        manager.resolve(LayerRequest(REFERENCE, digest, layer.annotations))
+    assert list(manager.image_path(digest).parent.parent.iterdir()) == []
