@@ -262,14 +262,23 @@ class Catalogue:
     def pin(self, digest: Digest, owner: str, *, direct: bool) -> None:
         """Note that *owner* has the layer mounted, durably against the death of this process.
 
+        One that is *direct* stays so until `unpin`, or the machine boots again. What is noted already costs no write.
+
         Raises:
             NotFound: the layer is not known.
         """
         query = (
-            "INSERT OR REPLACE INTO pins (layer, owner, direct, boot) SELECT id, ?, ?, ? FROM layers WHERE digest = ?"
+            "INSERT INTO pins (layer, owner, direct, boot) SELECT id, ?, ?, ? FROM layers WHERE digest = ?"
+            " ON CONFLICT (layer, owner) DO UPDATE SET direct = excluded.direct, boot = excluded.boot"
+            " WHERE boot != excluded.boot OR direct < excluded.direct"
         )
-        values = (owner, int(direct), self._boot, str(digest))
-        if self._write(lambda db: db.execute(query, values).rowcount) == 0:
+
+        def work(db: sqlite3.Connection) -> bool:
+            known = db.execute("SELECT 1 FROM layers WHERE digest = ?", (str(digest),)).fetchone()
+            db.execute(query, (owner, int(direct), self._boot, str(digest)))
+            return known is not None
+
+        if not self._write(work):
             raise NotFound(f"layer {digest} is not known here")
 
     def unpin(self, digest: Digest, owner: str) -> None:

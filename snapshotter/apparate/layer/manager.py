@@ -327,7 +327,8 @@ class LayerManager:
     def pin(self, digest: Digest, owner: str, *, direct: bool = False) -> None:
         """Note, durably until the machine boots again, that *owner* has the layer mounted: it cannot be removed.
 
-        With *direct* the kernel reads the layer's file itself, so nothing of it is dropped; only for complete layers.
+        With *direct* the kernel reads the layer's file itself, so nothing of it is dropped; only for complete layers. It stays
+        so until `unpin`, whatever *owner* notes besides.
 
         Raises:
             NotFound: the layer is not known here.

@@ -165,6 +165,39 @@ def test_pins_of_an_earlier_boot_are_void(
     assert open_manager(settings).pins() == {}
 
 
+def test_a_direct_pin_is_not_demoted_and_one_that_is_there_costs_no_write(
+    manager: LayerManager, registry: FakeRegistry
+) -> None:
+    image = resolve(manager, registry, sample_layer())
+    image.complete(Deadline.after(10))
+    manager.pin(image.digest, "mount", direct=True)
+    changes = manager._catalogue._db.total_changes
+    manager.pin(image.digest, "mount")
+    manager.pin(image.digest, "mount", direct=True)
+    assert manager.pins() == {image.digest: True}
+    assert manager._catalogue._db.total_changes == changes
+    manager.unpin(image.digest, "mount")
+    manager.pin(image.digest, "mount")
+    assert manager.pins() == {image.digest: False}
+
+
+def test_a_pin_of_an_earlier_boot_is_replaced(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = sample_layer()
+    manager = open_manager(settings)
+    resolve(manager, registry, layer).complete(Deadline.after(10))
+    manager.pin(layer.digest, "mount", direct=True)
+    manager.close()
+    boot_id = settings.root / "boot_id"
+    boot_id.write_text("another boot\n")
+    monkeypatch.setattr("apparate.layer.catalogue._BOOT_ID", boot_id)
+    monkeypatch.setattr("apparate.layer.catalogue.Catalogue.tidy", lambda _: None)
+    manager = open_manager(settings)
+    manager.pin(layer.digest, "mount")
+    assert manager.pins() == {layer.digest: False}
+
+
 def test_a_removed_layer_is_let_go_of(manager: LayerManager, registry: FakeRegistry) -> None:
     image = resolve(manager, registry, sample_layer())
     image.complete(Deadline.after(10))
