@@ -172,7 +172,13 @@ def mount_table(monkeypatch: pytest.MonkeyPatch) -> NotingKernel:
 
 def test_a_mount_is_replaced_without_a_moment_with_none(mount_table: NotingKernel, tmp_path: Path) -> None:
     for source in ("old", "new"):
-        request = {"op": "mount", "driver": "erofs-file", "source": source, "target": str(tmp_path), "read_ahead_kb": 4}
+        request: dict[str, object] = {
+            "op": "mount",
+            "driver": "erofs-file",
+            "source": source,
+            "target": str(tmp_path),
+            "read_ahead_kb": 4,
+        }
         assert "bdi" in courier_process._answer(request)
     assert mount_table.asked == [("old", 0), ("new", 0)]
     assert mount_table.stack == ["old", "new"]
