@@ -46,9 +46,9 @@ def metadata_lost(root: Path) -> bool:
         raise FailedPrecondition(f"root {root} cannot be examined: {error}") from error
     if is_lost:
         _log.error(
-            "metadata of snapshots were lost, nothing is removed; pull every image anew, then delete the file and "
-            "restart (docs/snapshots.md, 'When the metadata are lost')",
+            "metadata of snapshots were lost, nothing is removed",
             path=str(mark),
+            repair="pull every image anew, then delete this file and restart (docs/snapshots.md, 'When the metadata are lost')",
         )
     return is_lost
 
