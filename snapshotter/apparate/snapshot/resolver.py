@@ -10,7 +10,7 @@ import enum
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from apparate.errors import ApparateError, InvalidArgument, NotFound
 from apparate.oci.digest import Digest
 from apparate.oci.names import INDEX, OLD_ZSTD_CHUNKED_CHECKSUM, TOC_DIGEST, ZSTD_CHUNKED_CHECKSUM
+from apparate.oci.reference import Reference
 from apparate.snapshot.flights import KeyedLocks
 from apparate.snapshot.labels import LayerLabels, annotations_of, layer_of, promises_lazy
 from apparate.snapshot.remote import Loader, ManifestLayer, Resolved, ResolveRequest
@@ -67,8 +68,17 @@ class _Manifest:
 class LayerResolver:
     """Asks the loader, ahead and once. Thread-safe."""
 
-    def __init__(self, loader: Loader, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        loader: Loader,
+        threads: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        registries: Sequence[str] = (),
+    ) -> None:
+        """Let images of *registries* be lazy, of all without any (`snapshotter.lazy_registries`)."""
         self._loader = loader
+        self._registries = registries
         self._clock = clock
         self._lock = threading.Lock()
         self._flights: dict[_FlightKey, _Flight] = {}
@@ -111,6 +121,9 @@ class LayerResolver:
             yield Decision(
                 Verdict.ORDINARY, None, "containerd did not name the image; set disable_snapshot_annotations = false"
             )
+            return
+        if not _is_from(layer.reference, self._registries):
+            yield Decision(Verdict.ORDINARY, layer, "the registry is not in snapshotter.lazy_registries")
             return
         digest = layer.layer_digest
         with self._lock:
@@ -254,6 +267,17 @@ class LayerResolver:
         now_s = self._clock()
         for key in [key for key, flight in self._flights.items() if now_s - flight.started_s > _FLIGHT_AGE_S]:
             del self._flights[key]
+
+
+def _is_from(reference: str, registries: Sequence[str]) -> bool:
+    """Say whether *reference* is of one of *registries*; everything is, if there are none."""
+    if not registries:
+        return True
+    try:
+        name = Reference.parse(reference).name
+    except InvalidArgument:  # what names no registry is of none of them
+        return False
+    return any(name.startswith(f"{entry}/") or name == entry for entry in registries)
 
 
 def _flight_key(digest: Digest, annotations: Mapping[str, str]) -> _FlightKey:

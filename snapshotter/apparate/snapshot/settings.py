@@ -32,6 +32,10 @@ class SnapshotterSettings:
     mode_file: Path | None = None
     """If this file exists, its one word overrides `mode`; read at every layer, so no restart is needed."""
 
+    lazy_registries: tuple[str, ...] = ()
+    """Whose images may be loaded lazily: `host[:port]`, or `host[:port]/repository` with everything below it; empty: all.
+    Nothing proves that a lazy layer holds what the image's configuration says (docs/snapshots.md, 'Trust')."""
+
     call_threads: int = 32
     """Calls of containerd that are served at the same time."""
     resolve_threads: int = 16
@@ -48,6 +52,11 @@ class SnapshotterSettings:
     """How long an unreachable loader is waited for before calls that need it fail."""
 
     def __post_init__(self) -> None:
+        for entry in self.lazy_registries:
+            if not entry or "://" in entry or entry != entry.strip().strip("/"):
+                raise InvalidArgument(
+                    f"snapshotter.lazy_registries: {entry!r} is neither host[:port] nor host[:port]/repository"
+                )
         for name in ("call_threads", "resolve_threads", "unpack_threads"):
             if getattr(self, name) < 1:
                 raise InvalidArgument(f"snapshotter.{name} must be at least 1, not {getattr(self, name)}")

@@ -88,7 +88,9 @@ class Snapshotter:
         self._directories = parts.directories
         self._overlay = parts.overlay
         self._now_ns = clock
-        self._resolver = LayerResolver(parts.loader, parts.settings.resolve_threads)
+        self._resolver = LayerResolver(
+            parts.loader, parts.settings.resolve_threads, registries=parts.settings.lazy_registries
+        )
         self._unpacker = Unpacker(parts.loader, parts.directories, parts.applier, parts.settings.unpack_threads)
         self._flights = KeyedLocks()
         self._janitor = Janitor()

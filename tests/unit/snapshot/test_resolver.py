@@ -8,11 +8,12 @@ import pytest
 from tests.support.fake_loader import FakeLayer, FakeLoader
 from tests.support.processes import wait_until
 
-from apparate.errors import IntegrityError, Unavailable
+from apparate.errors import IntegrityError, InvalidArgument, Unavailable
 from apparate.oci import names
 from apparate.oci.digest import Digest
 from apparate.snapshot.remote import ManifestLayer, ResolveRequest
 from apparate.snapshot.resolver import Decision, LayerResolver, Verdict
+from apparate.snapshot.settings import SnapshotterSettings
 
 REF = "registry/app:1"
 MANIFEST = Digest.of(b"manifest")
@@ -112,6 +113,38 @@ def test_a_layer_that_is_being_dropped_is_resolved_anew(resolver: LayerResolver,
         assert fake.count("resolve") == 0
     asker.join()
     assert decisions[0].verdict is Verdict.LAZY
+
+
+@pytest.mark.parametrize(
+    ("registries", "reference", "verdict"),
+    [
+        ((), "registry:5000/app:1", Verdict.LAZY),
+        (("registry:5000",), "registry:5000/app:1", Verdict.LAZY),
+        (("registry",), "registry:5000/app:1", Verdict.ORDINARY),
+        (("registry:5000/team",), "registry:5000/team/app:1", Verdict.LAZY),
+        (("registry:5000/team/app",), "registry:5000/team/app:1", Verdict.LAZY),
+        (("registry:5000/team",), "registry:5000/teams/app:1", Verdict.ORDINARY),
+        (("other.example", "docker.io"), "busybox", Verdict.LAZY),
+        (("docker.io",), "not a reference", Verdict.ORDINARY),
+    ],
+)
+def test_only_images_of_the_registries_that_are_set_are_lazy(
+    fake: FakeLoader, registries: tuple[str, ...], reference: str, verdict: Verdict
+) -> None:
+    layers = image(fake, "lazy")
+    resolver = LayerResolver(fake, threads=2, registries=registries)
+    decision = decide(resolver, {**labels(layers, 0), names.CRI_IMAGE_REF: reference}, parent_is_lazy=True)
+    resolver.close()
+    assert decision.verdict is verdict
+    if verdict is Verdict.ORDINARY:
+        assert "lazy_registries" in decision.reason
+        assert fake.calls == []
+
+
+@pytest.mark.parametrize("entry", ["", "https://registry.example", "registry.example/", " registry.example"])
+def test_a_registry_that_would_match_nothing_is_refused(entry: str) -> None:
+    with pytest.raises(InvalidArgument, match="lazy_registries"):
+        SnapshotterSettings(lazy_registries=(entry,))
 
 
 @pytest.mark.parametrize(
