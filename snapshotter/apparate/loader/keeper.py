@@ -187,16 +187,20 @@ class Keeper:
     def _start(self) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        # A signal that reaches the child before it has its own handlers would be noted by a copy of ours, and lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         child = os.fork()
         if child == 0:
             self._become_loader()
         self._child, self._child_since = child, time.monotonic()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _become_loader(self) -> NoReturn:
         try:
             signal.set_wakeup_fd(-1)
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             environment = dict(os.environ, NOTIFY_SOCKET=self._notify_path)
             self._store.hand_over(environment)
             os.execvpe(self._command[0], self._command, environment)  # noqa: S606  # a list, as everywhere
