@@ -21,6 +21,7 @@ from tests.support import erofs
 from tests.support.leftovers import mounts_below
 from tests.support.processes import Process, children_of, run, wait_until
 from tests.support.services import REPOSITORY
+from tests.support.stand_in_loader import NO_RESEND
 
 from apparate.format.erofs import writer
 from apparate.format.toc import Entry, EntryType
@@ -208,16 +209,15 @@ def _restart(stand_in: StandIn) -> None:
     wait_until(lambda: stand_in.count(SESSION_TAKEN_OVER) > before, "the session is taken over")
 
 
-@pytest.mark.parametrize("disturbed", ["erofs-file"], indirect=True)
-def test_a_kernel_that_cannot_repeat_requests_sees_them_all_answered_at_a_planned_stop(disturbed: StandIn) -> None:
-    state = disturbed.run_dir / "session.json"
-
-    def restart_without_resend(stand_in: StandIn) -> None:
-        state.write_text(json.dumps({**json.loads(state.read_text()), "resend": False}))
-        _restart(stand_in)
-
-    _while_reading(disturbed, restart_without_resend)
-    assert disturbed.count(REQUESTS_LOST) == 0
+def test_a_kernel_that_cannot_repeat_requests_sees_them_all_answered_at_a_planned_stop(
+    folder: Path, bulk: erofs.Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NO_RESEND, "1")
+    with StandIn(folder, bulk, "erofs-file", LATENCY_MS) as stand_in:
+        _while_reading(stand_in, _restart)
+        assert json.loads((stand_in.run_dir / "session.json").read_text())["resend"] is False
+        assert stand_in.count(SESSION_TAKEN_OVER) >= KILLS
+        assert stand_in.count(REQUESTS_LOST) == 0
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -241,6 +241,15 @@ def test_read_ahead_of_a_lazy_layer_is_small(folder: Path, torture: erofs.Sample
         assert fuse is not None
         assert _read_ahead_kb(record["bdi"]) == LAZY_READ_AHEAD_KB
         assert _read_ahead_kb(fuse.device) == FUSE_READ_AHEAD_KB
+
+
+def test_walking_over_the_session_lists_layers_but_not_what_is_in_them(folder: Path, torture: erofs.Sample) -> None:
+    with StandIn(folder, torture, "erofs-file") as stand_in:
+        session = stand_in.run_dir / "fs"
+        assert sorted(path.name for path in session.iterdir()) == sorted([".probe", "trees", stand_in.point.name])
+        assert (session / stand_in.point.name).stat().st_size == (folder / "image").stat().st_size
+        assert list((session / "trees").iterdir()) == []
+        assert erofs.problems(session / "trees" / stand_in.point.name, torture, stand_in.tree) == []
 
 
 def _read_ahead_kb(bdi: str) -> int:

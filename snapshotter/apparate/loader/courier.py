@@ -6,7 +6,7 @@ own the courier may wait: the loader dies at once, its successor answers, the co
 
 It serves two sockets, both SOCK_SEQPACKET:
 
-- *control*: requests as JSON objects, answered in order (mount, unmount);
+- *control*: requests as JSON objects, answered in order (mount, probe, unmount);
 - *push*: finished FUSE notifications, written to the FUSE descriptor as they are. The socket's buffer is the bounded queue
   before the page cache; who finds it full drops the data.
 
@@ -52,13 +52,21 @@ def _main(control: socket.socket, push: socket.socket, fuse_fd: int, lock_path: 
 
 
 def _push(push: socket.socket, fuse_fd: int) -> None:
+    """Write what arrives until the loader has ended.
+
+    Then let go of the FUSE connection. If nobody else holds it either, the kernel ends it, and with it whatever this process
+    still waits for; were the descriptor kept, a mount under way would wait for itself for ever.
+    """
     buffer = memoryview(bytearray(PUSH_BYTES_MAX))
-    while length := push.recv_into(buffer):
-        try:
-            os.write(fuse_fd, buffer[:length])
-        except OSError as error:
-            if error.errno in _GONE:
-                return
+    try:
+        while length := push.recv_into(buffer):
+            try:
+                os.write(fuse_fd, buffer[:length])
+            except OSError as error:
+                if error.errno in _GONE:
+                    return
+    finally:
+        os.close(fuse_fd)
 
 
 @contextmanager
@@ -76,6 +84,9 @@ def _answer(request: dict[str, object]) -> dict[str, object]:
     try:
         if request["op"] == "mount":
             return {"bdi": _mount(request)}
+        if request["op"] == "probe":
+            _probe(request)
+            return {}
         return {"gone": _unmount(str(request["target"]), detach=bool(request["detach"]))}
     except OSError as error:
         return {"errno": error.errno or errno.EIO, "error": error.strerror or str(error)}
@@ -90,6 +101,14 @@ def _mount(request: dict[str, object]) -> str:
     target = str(request["target"])
     os.makedirs(target, mode=0o700, exist_ok=True)  # pathlib is not needed here otherwise
     return mount_image(Driver(request["driver"]), str(request["source"]), target, int(str(request["read_ahead_kb"])))
+
+
+def _probe(request: dict[str, object]) -> None:
+    """Mount and unmount again, in one go: nothing is left should the loader end meanwhile."""
+    target = str(request["target"])
+    _mount(request)
+    _unmount(target, detach=True)
+    os.rmdir(target)  # pathlib is not needed here otherwise
 
 
 def _unmount(target: str, *, detach: bool) -> bool:

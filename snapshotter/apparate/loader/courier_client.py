@@ -20,6 +20,7 @@ from apparate.telemetry.logging import get_logger
 _log = get_logger("loader.courier")
 
 _ATTEMPTS: Final = 3
+_PROBE_READ_AHEAD_KB: Final = 4
 _SO_SNDBUFFORCE: Final = 32  # asm-generic/socket.h; Python has no name for it
 
 
@@ -79,6 +80,11 @@ class Courier:
         """
         request = {"op": "mount", "driver": driver.value, "source": source, "target": target}
         return str(self._ask({**request, "read_ahead_kb": read_ahead_kb})["bdi"])
+
+    def probe(self, driver: Driver, source: str, target: str) -> None:
+        """Mount an image and unmount it again; *target* is made for that. Errors as `mount`."""
+        request = {"op": "probe", "driver": driver.value, "source": source, "target": target}
+        self._ask({**request, "read_ahead_kb": _PROBE_READ_AHEAD_KB})
 
     def unmount(self, target: str, *, detach: bool) -> bool:
         """Unmount whatever is at *target*; return whether there was something. Errors as `mount`."""

@@ -45,19 +45,9 @@ def detect(settings: LoaderSettings, courier: Courier) -> Driver:
     Raises:
         Unsupported: the settings ask for one that does not work; the message says why.
     """
-    directory = settings.layers_dir / _PROBE_TARGET
-    target = str(directory)
+    target = str(settings.layers_dir / _PROBE_TARGET)
     source = str(settings.fuse_dir / _PROBE_TARGET)
-
-    def attempt(driver: Driver) -> None:
-        courier.mount(driver, source, target, _PROBE_READ_AHEAD_KB)
-        courier.unmount(target, detach=False)
-
-    try:
-        driver = _first(settings, attempt)
-    finally:
-        if directory.exists():
-            directory.rmdir()
+    driver = _first(settings, lambda driver: courier.probe(driver, source, target))
     _log.info(DRIVER_CHOSEN, driver=driver.value, forced=settings.driver != "auto")
     return driver
 

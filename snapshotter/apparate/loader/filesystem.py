@@ -47,6 +47,7 @@ REQUEST_BROKEN = "fuse request met an unexpected error"
 FOREVER_S: Final = 1_000_000_000
 """Validity of what never changes: the nodes of a layer."""
 
+_FILE_MODE: Final = stat.S_IFREG | 0o400
 _ERRNOS: Final[tuple[tuple[type[ApparateError], int], ...]] = (
     (InvalidArgument, errno.EINVAL),
     (NotFound, errno.ENOENT),
@@ -149,9 +150,9 @@ class Filesystem(SessionOperations):
         if layer_id and nodes.nid_of(node):
             return _entry(node, Tree(self._images.by_id(layer_id)).attributes(nodes.nid_of(node)))
         if layer_id:
-            return _own_entry(node, stat.S_IFREG | 0o400, self._images.by_id(layer_id).image_size)
+            return _own_entry(node, _FILE_MODE, self._images.by_id(layer_id).image_size)
         if node == nodes.PROBE:
-            return _own_entry(node, stat.S_IFREG | 0o400, len(self._probe))
+            return _own_entry(node, _FILE_MODE, len(self._probe))
         if node in {nodes.ROOT, nodes.TREES}:
             return _own_entry(node, stat.S_IFDIR | 0o755, 0)
         raise pyfuse3.FUSEError(errno.ENOENT)
@@ -217,11 +218,15 @@ class Filesystem(SessionOperations):
                 return
 
     def _read_own_directory(self, node: int, start: int, token: pyfuse3.ReaddirToken) -> None:
-        names = [nodes.TREES_NAME, nodes.PROBE_NAME] if node == nodes.ROOT else []
-        names += [nodes.name_of(digest).encode() for digest in self._images.digests()]
-        for cursor, name in enumerate(names[start:], start + 1):
-            found = self._lookup_own(node, name)
-            if found is not None and not pyfuse3.readdir_reply(token, name, self._attributes(found), cursor):
+        """List the layers without opening one; below `trees` list nothing: who walks over the host need not walk those."""
+        if node == nodes.TREES:
+            return
+        found = [(nodes.TREES_NAME, self._attributes(nodes.TREES)), (nodes.PROBE_NAME, self._attributes(nodes.PROBE))]
+        for layer in self._images.known():
+            entry = _own_entry(nodes.flat_node(layer.layer_id), _FILE_MODE, layer.image_size)
+            found.append((nodes.name_of(layer.digest).encode(), entry))
+        for cursor, (name, entry) in enumerate(found[start:], start + 1):
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), entry, cursor):
                 return
 
     @_guarded

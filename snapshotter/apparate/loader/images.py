@@ -73,6 +73,25 @@ class Image(Protocol):
         ...
 
 
+class KnownImage(Protocol):
+    """What is known of a layer that is not open."""
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the layer's blob."""
+        ...
+
+    @property
+    def layer_id(self) -> LayerId:
+        """The number of the layer."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Bytes of its image."""
+        ...
+
+
 class Images(Protocol):
     """The layers of this node. Thread-safe; no method asks a registry."""
 
@@ -84,8 +103,8 @@ class Images(Protocol):
         """Return a known layer by its number; raises NotFound or FormatError."""
         ...
 
-    def digests(self) -> Sequence[Digest]:
-        """Return every known layer."""
+    def known(self) -> Sequence[KnownImage]:
+        """Return every known layer; none is opened for that."""
         ...
 
     def forget(self, layer_id: LayerId) -> None:
@@ -111,9 +130,9 @@ class ManagedImages:
             digest = self._digests[layer_id] = self._manager.by_id(layer_id).digest
         return self._manager.attach(digest)
 
-    def digests(self) -> Sequence[Digest]:
+    def known(self) -> Sequence[KnownImage]:
         """Return every known layer."""
-        return [info.digest for info in self._manager.layers()]
+        return self._manager.layers()
 
     def forget(self, layer_id: LayerId) -> None:
         """Drop what is remembered of a layer that is removed."""

@@ -15,6 +15,7 @@ from typing import Final
 
 MS_RDONLY: Final = 0x1
 MS_NOATIME: Final = 0x400
+MNT_FORCE: Final = 0x1
 MNT_DETACH: Final = 0x2
 UMOUNT_NOFOLLOW: Final = 0x8
 

@@ -30,8 +30,8 @@ class LoaderListener:
         self._pusher, self._mounts, self._forget = pusher, mounts, forget
 
     def filled(self, image: Image, address: int, data: Buffer) -> None:
-        """Push what has arrived."""
-        if self._pusher is not None:
+        """Push what has arrived, if there is a file to push it into."""
+        if self._pusher is not None and self._mounts is not None and self._mounts.is_on_fuse(image.digest):
             self._pusher.filled(image, address, data)
 
     def completed(self, image: Image) -> None:

@@ -63,7 +63,19 @@ class LayerMounts:
         self._session = session_device
         self._lock = threading.Lock()
         self._local_works = True
+        self._on_fuse: set[Digest] = set()
         settings.layers_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for target, record in self._records():
+            self._note(nodes.digest_of(target.name.encode()), record)
+
+    def _note(self, digest: Digest | None, record: Record | None) -> None:
+        if digest is not None:
+            on_fuse = record is not None and record.source == "fuse" and record.session == self._session
+            (self._on_fuse.add if on_fuse else self._on_fuse.discard)(digest)
+
+    def is_on_fuse(self, digest: Digest) -> bool:
+        """Return whether a layer is mounted through the FUSE session. Asks nobody."""
+        return digest in self._on_fuse
 
     def mount(self, image: Image) -> Mounted:
         """Return the directory where the layer is mounted; mount it if needed.
@@ -82,6 +94,7 @@ class LayerMounts:
             else:
                 record = self._mount(image, target)
             self._write_record(target, record)
+            self._note(image.digest, record)
         _log.info(LAYER_MOUNTED, layer=str(image.digest), driver=record.driver, source=record.source)
         return self._mounted(record, image.digest)
 
@@ -148,6 +161,7 @@ class LayerMounts:
             record = self._record_path(target)
             gone = gone or record.exists()
             record.unlink(missing_ok=True)
+            self._note(digest, None)
             if target.exists():
                 target.rmdir()
         if gone:

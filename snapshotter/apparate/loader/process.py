@@ -60,6 +60,7 @@ class LoaderProcess:
         self._session = session
         self._images = images
         self._listener = listener
+        self._failure: Exception | None = None
 
     def run(self, control: Control) -> None:
         """Serve the session, and beside it what *control* makes of the mounts, until a signal says stop.
@@ -68,20 +69,19 @@ class LoaderProcess:
             Unavailable: the mount was taken away.
             ApparateError: *control* could not be begun.
         """
-        stop = trio.Event()
         try:
-            trio.run(self._serve, control, stop)
+            trio.run(self._serve, control)
         except ExceptionGroup as group:  # as nurseries have it, even for one
-            error = _first(group)
-            if not (stop.is_set() and isinstance(error, ApparateError)):  # else: what was under way was cut off
-                raise error from group
+            raise _first(group) from group
+        if self._failure is not None:
+            raise self._failure
 
-    async def _serve(self, control: Control, stop: trio.Event) -> None:
+    async def _serve(self, control: Control) -> None:
         settings, session = self._settings, self._session
         nudger = Nudger()
         courier = Courier(session.fd, settings.run_dir / _COURIER_LOCK_NAME, settings.push_buffer_bytes)
         filesystem = Filesystem(self._images, probe_image(), nudger, self._data_dir, settings)
-        token, started = trio.lowlevel.current_trio_token(), trio.Event()
+        token, stop, started = trio.lowlevel.current_trio_token(), trio.Event(), trio.Event()
         with ExitStack() as stack:
             stack.callback(nudger.close)
             stack.callback(courier.close)
@@ -91,7 +91,7 @@ class LoaderProcess:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey_signals, stop)
                 nursery.start_soon(self._stop_session, stop, courier, nursery.cancel_scope)
-                nursery.start_soon(self._run_control, started, courier, filesystem, control)
+                nursery.start_soon(self._run_control, started, stop, courier, filesystem, control)
                 await session.serve(filesystem, settings.requests, started.set)
                 nursery.cancel_scope.cancel()
 
@@ -113,13 +113,21 @@ class LoaderProcess:
             everything.cancel()
 
     async def _run_control(
-        self, started: trio.Event, courier: Courier, filesystem: Filesystem, control: Control
+        self, started: trio.Event, stop: trio.Event, courier: Courier, filesystem: Filesystem, control: Control
     ) -> None:
         await started.wait()
         with ExitStack() as stack:
-            # In threads, because they use the FUSE mount; abandoned at a stop, because nobody answers then.
-            mounts = await trio.to_thread.run_sync(self._prepare_mounts, courier, filesystem, abandon_on_cancel=True)
-            await trio.to_thread.run_sync(stack.enter_context, control(mounts), abandon_on_cancel=True)
+            try:
+                # In threads, because they use the FUSE mount; abandoned at a stop, because nobody answers then.
+                mounts = await trio.to_thread.run_sync(
+                    self._prepare_mounts, courier, filesystem, abandon_on_cancel=True
+                )
+                await trio.to_thread.run_sync(stack.enter_context, control(mounts), abandon_on_cancel=True)
+            except Exception as error:  # noqa: BLE001  # raised by `run`, when the requests in hand are answered
+                if not stop.is_set():  # else it was cut off by the stop
+                    self._failure = error
+                    stop.set()
+                return
             systemd.notify("READY=1")
             _log.info(LOADER_READY, driver=mounts.driver.value, taken_over=self._session.taken_over)
             await trio.sleep_forever()

@@ -37,6 +37,7 @@ REQUESTS_LOST = "this kernel cannot repeat requests: what the predecessor had in
 _STATE_NAME: Final = "session.json"
 _BARRIER_TIMEOUT_S: Final = 5.0
 _IDLE_TASKS: Final = 4
+_TURN_AWAY_INTERVAL_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class FuseSession:
         self.device = state.device
         self.can_resend = state.resend
         self.taken_over = taken_over
-        self._stopping = False
+        self._stop = trio.Event()
 
     async def serve(self, operations: SessionOperations, requests: int, started: Callable[[], None]) -> None:
         """Answer requests until `stop` is called; *started* runs when the first one can be read. The mount stays.
@@ -122,8 +123,10 @@ class FuseSession:
         pyfuse3.init(operations, f"/dev/fd/{target}", {"default_permissions"})
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._start, initialised, nothing_left, started)
+            nursery.start_soon(self._stop_reading, target)
             await pyfuse3.main(min_tasks=_IDLE_TASKS, max_tasks=requests)
-        if not self._stopping:
+            nursery.cancel_scope.cancel()
+        if not self._stop.is_set():
             raise Unavailable("the FUSE mount is gone: it was unmounted or aborted from outside")
         replace(self._state, drained=True).write(self._state_path)
 
@@ -134,11 +137,19 @@ class FuseSession:
             _log.warning(REQUESTS_LOST)
         started()
 
+    async def _stop_reading(self, target: int) -> None:
+        """Once asked to, turn away every task that waits for the next request, until none is left and `main` returns.
+
+        Not pyfuse3.terminate(): with libfuse's exit flag set, a request whose reading is under way is read and thrown away.
+        """
+        await self._stop.wait()
+        while True:
+            trio.lowlevel.notify_closing(target)
+            await trio.sleep(_TURN_AWAY_INTERVAL_S)
+
     def stop(self) -> None:
         """Read no further request; `serve` returns when those in hand are answered."""
-        if not self._stopping:
-            self._stopping = True
-            pyfuse3.terminate()
+        self._stop.set()
 
 
 def open_session(settings: LoaderSettings, inherited: Mapping[str, Sequence[int]]) -> FuseSession:
@@ -193,8 +204,11 @@ def _is_alive(fd: int) -> bool:
 
 
 def _detach_all(target: str) -> None:
-    """Take away every mount at *target*, also dead and busy ones; whoever uses one keeps it."""
+    """Take away every mount at *target*, also busy ones, and abort its connection: who still waits for an answer gets an error."""
     while kernel.mount_at(target) is not None:
+        with contextlib.suppress(OSError):  # busy, but aborted
+            kernel.unmount(target, kernel.MNT_FORCE | kernel.UMOUNT_NOFOLLOW)
+            continue
         try:
             kernel.unmount(target, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
         except OSError as error:

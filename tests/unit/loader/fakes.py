@@ -69,8 +69,8 @@ class MemoryImages:
                 return image
         raise NotFound("no such layer here")
 
-    def digests(self) -> Sequence[Digest]:
-        return [image.digest for image in self.images]
+    def known(self) -> Sequence[MemoryImage]:
+        return self.images
 
     def forget(self, layer_id: LayerId) -> None:
         self.forgotten.append(layer_id)

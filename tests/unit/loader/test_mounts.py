@@ -199,3 +199,17 @@ def test_a_busy_layer_stays_mounted(courier: NotingCourier, settings: LoaderSett
     with pytest.raises(FailedPrecondition, match="in use"):
         mounts.unmount(image.digest)
     assert mounts.mounted() == {image.digest: "erofs-file"}
+
+
+def test_only_layers_read_through_this_session_are_on_fuse(courier: NotingCourier, settings: LoaderSettings) -> None:
+    image, local = MemoryImage(DATA), complete(Path("/disk/layer"))
+    local.digest = MemoryImage(b"other").digest
+    mounts = over(courier, settings)
+    mounts.mount(image)
+    mounts.mount(local)
+    for after in (mounts, over(courier, settings)):
+        assert after.is_on_fuse(image.digest)
+        assert not after.is_on_fuse(local.digest)
+    assert not over(courier, settings, session="0:77").is_on_fuse(image.digest)
+    mounts.unmount(image.digest)
+    assert not mounts.is_on_fuse(image.digest)
