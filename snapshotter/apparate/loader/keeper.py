@@ -34,6 +34,8 @@ STOP_TIMEOUT_S: Final = 75.0
 """How long a stopping loader may drain, longer than its read deadline. Then SIGKILL; the successor repeats the requests."""
 PROBE_TIMEOUT_S: Final = 10.0
 FDS_MAX: Final = 16
+EXIT_IN_USE: Final = 5
+"""As that of FailedPrecondition (apparate.errors)."""
 
 _MESSAGE_BYTES_MAX: Final = 4096
 _LISTEN_FDS_START: Final = 3
@@ -102,7 +104,7 @@ class Keeper:
     def _open_notify_socket(self) -> socket.socket:
         path = Path(self._notify_path)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # a dead keeper's, as `run` has made sure
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         sock.bind(self._notify_path)
@@ -294,11 +296,20 @@ def _probe(program: Sequence[str]) -> str:
 
 def run(command: Sequence[str], notify_path: Path) -> int:
     """Keep *command*, the loader, running; return the exit code of the whole."""
+    if _is_served(notify_path):
+        print(f"apparate: another loader runs on {notify_path.parent}; give this one another run_dir", file=sys.stderr)  # noqa: T201  # no logger here
+        return EXIT_IN_USE
     keeper = Keeper(command, str(notify_path))
     try:
         return keeper.run()
     finally:
         notify_path.unlink(missing_ok=True)
+
+
+def _is_served(path: Path) -> bool:
+    """Whether a living keeper, whose socket must not be taken from it, receives at *path*."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 if __name__ == "__main__" and sys.argv[1:]:  # without arguments it says by ending well that it can be executed

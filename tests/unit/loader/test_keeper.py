@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -211,3 +212,12 @@ def test_a_program_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="ended with 127"):
         process.start(lambda: False)
     assert process.log_tail().strip() == f"{tmp_path / 'nothing'}: No such file or directory"
+
+
+def test_second_keeper_leaves_the_socket_to_the_first(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as first:
+        first.bind(str(path))
+        assert keeper.run(["true"], path) == keeper.EXIT_IN_USE
+        assert path.exists()
+    assert str(tmp_path) in capfd.readouterr().err
