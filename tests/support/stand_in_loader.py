@@ -63,7 +63,7 @@ class FileImage:
         self._listener = listener
         self.outage = path.with_name("outage")  # as long as this file exists, nothing arrives
 
-    def read_cached(self, address: int, length: int) -> bytes | None:
+    def read_cached(self, address: int, length: int, *, record: bool = True) -> bytes | None:
         pieces = range(address // PIECE_BYTES, (address + length - 1) // PIECE_BYTES + 1)
         if not self._present.issuperset(pieces):
             return None
@@ -116,7 +116,7 @@ def main(run_dir: Path, driver: str, path: Path, latency_s: float) -> None:
 
     @contextmanager
     def control(mounts: LayerMounts) -> Iterator[None]:
-        mounted = mounts.mount(image)
+        mounted = mounts.mount(image, local=False)
         note = run_dir / "mounted.new"
         note.write_text(mounted.path)
         note.replace(run_dir / "mounted")

@@ -64,8 +64,11 @@ class Image(Protocol):
         """The local sparse file, laid out as the image."""
         ...
 
-    def read_cached(self, address: int, length: int) -> bytes | None:
-        """Return these bytes, fewer only at the image's end, if all are here; never waits for a network."""
+    def read_cached(self, address: int, length: int, *, record: bool = True) -> bytes | None:
+        """Return these bytes, fewer only at the image's end, if all are here; never waits for a network.
+
+        Without *record* the read is not a container's: it counts neither as use nor for the layer's profile.
+        """
         ...
 
     def read(self, address: int, length: int) -> bytes:

@@ -77,8 +77,15 @@ class LayerMounts:
         """Return whether a layer is mounted through the FUSE session. Asks nobody."""
         return digest in self._on_fuse
 
-    def mount(self, image: Image) -> Mounted:
+    @property
+    def local_works(self) -> bool:
+        """Whether the kernel can mount the local files of complete layers, for all that is known."""
+        return self._local_works and self.driver is not Driver.TREE
+
+    def mount(self, image: Image, *, local: bool) -> Mounted:
         """Return the directory where the layer is mounted; mount it if needed.
+
+        With *local* from its local file, if that works: the caller knows it to be complete and to stay so.
 
         Raises:
             FormatError: the kernel refuses the image.
@@ -87,31 +94,42 @@ class LayerMounts:
         target = self._target(image.digest)
         with self._lock:
             record = self._read_record(target)
-            if record is not None and self._serves(record, image, target):
+            if record is not None and self._serves(record, target, local=local):
                 return self._mounted(record, image.digest)
             if self.driver is Driver.TREE:
                 record = Record(self.driver.value, "fuse", self._session)
             else:
-                record = self._mount(image, target)
+                if record is not None and self._is_dead(record):
+                    self._detach(target)
+                record = self._mount(image, target, local=local)
             self._write_record(target, record)
             self._note(image.digest, record)
         _log.info(LAYER_MOUNTED, layer=str(image.digest), driver=record.driver, source=record.source)
         return self._mounted(record, image.digest)
 
-    def _serves(self, record: Record, image: Image, target: Path) -> bool:
+    def _serves(self, record: Record, target: Path, *, local: bool) -> bool:
         """Return whether what is mounted is what would be mounted now."""
-        if record.source == "fuse" and record.session != self._session:
+        if self._is_dead(record):
             return False
         if record.driver != self.driver.value:
             return False
         if self.driver is Driver.TREE:
             return True
-        if record.source == "fuse" and image.is_complete and self._local_works:
+        if self._local_works and local != (record.source == "local"):
             return False
         return kernel.mount_at(str(target)) is not None
 
-    def _mount(self, image: Image, target: Path) -> Record:
-        if image.is_complete and self._local_works:
+    def _is_dead(self, record: Record) -> bool:
+        return record.source == "fuse" and record.session != self._session
+
+    def _detach(self, target: Path) -> None:
+        try:
+            self._courier.unmount(str(target), detach=True)
+        except OSError as error:
+            raise Unavailable(f"unmounting {target}: {error.strerror}") from error
+
+    def _mount(self, image: Image, target: Path, *, local: bool) -> Record:
+        if local and self._local_works:
             try:
                 bdi = self._call_mount(str(image.path), target, self._settings.complete_read_ahead_kb)
             except OSError as error:
@@ -182,8 +200,8 @@ class LayerMounts:
         """Detach every mount that lies on a FUSE session other than this one: it only gives errors."""
         with self._lock:
             for target, record in list(self._records()):
-                if record.source == "fuse" and record.session != self._session:
-                    self._courier.unmount(str(target), detach=True)
+                if self._is_dead(record):
+                    self._detach(target)
                     self._record_path(target).unlink(missing_ok=True)
                     _log.warning("mount of a dead session is taken away", mountpoint=str(target))
 

@@ -55,7 +55,7 @@ class Pusher:
             self._push_page(image, node, last)
 
     def _push_page(self, image: Image, node: int, address: int) -> None:
-        page = image.read_cached(address, PAGE_BYTES)
+        page = image.read_cached(address, PAGE_BYTES, record=False)
         if page is not None:
             self._push(node, address, memoryview(page))
 

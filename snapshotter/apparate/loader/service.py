@@ -59,18 +59,21 @@ class LoaderService:
     def mount(self, layer_digest: Digest) -> remote.MountedLayer:
         """Mount a known layer and begin to load what its profile names."""
         image = self._manager.attach(layer_digest)
-        self._pin(layer_digest, direct=image.is_complete)  # before the mount: what is mounted cannot be removed
-        mounted = self._mounts.mount(image)
+        # Before the mount: what is mounted cannot be removed, and what the kernel reads itself keeps every byte.
+        local = self._pin(layer_digest, direct=image.is_complete and self._mounts.local_works)
+        mounted = self._mounts.mount(image, local=local)
         if not mounted.is_local:
-            self._pin(layer_digest, direct=False)
             image.prefetch()
         return remote.MountedLayer(layer_digest, mounted.path, self._mounts.driver.value)
 
-    def _pin(self, layer_digest: Digest, *, direct: bool) -> None:
+    def _pin(self, layer_digest: Digest, *, direct: bool) -> bool:
+        """Pin the layer, directly if wanted and it is still complete; return whether it was done directly."""
         try:
             self._manager.pin(layer_digest, _PIN_OWNER, direct=direct)
         except FailedPrecondition:  # it was complete a moment ago
+            direct = False
             self._manager.pin(layer_digest, _PIN_OWNER, direct=False)
+        return direct
 
     def unmount(self, layer_digest: Digest) -> None:
         """Undo `mount`."""

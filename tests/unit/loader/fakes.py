@@ -39,9 +39,12 @@ class MemoryImage:
         self.is_complete = False
         self.path = Path("/nonexistent")
         self.present: set[int] = set()
+        self.recorded: list[tuple[int, int]] = []
         self.fetch: Callable[[int, int], bytes] = lambda address, length: data[address : address + length]
 
-    def read_cached(self, address: int, length: int) -> bytes | None:
+    def read_cached(self, address: int, length: int, *, record: bool = True) -> bytes | None:
+        if record:
+            self.recorded.append((address, length))
         if self.present.issuperset(range(address // PAGE, (address + length - 1) // PAGE + 1)):
             return self.data[address : address + length]
         return None

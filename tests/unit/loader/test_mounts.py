@@ -77,10 +77,14 @@ def complete(path: Path) -> MemoryImage:
     return image
 
 
+def mount(mounts: LayerMounts, image: MemoryImage) -> Mounted:
+    return mounts.mount(image, local=image.is_complete)
+
+
 def test_a_lazy_layer_is_mounted_from_its_fuse_file_once(courier: NotingCourier, settings: LoaderSettings) -> None:
     image, mounts = MemoryImage(DATA), over(courier, settings)
     target = settings.layers_dir / image.digest.hex
-    assert mounts.mount(image) == mounts.mount(image) == Mounted(str(target), is_local=False)
+    assert mount(mounts, image) == mount(mounts, image) == Mounted(str(target), is_local=False)
     assert courier.asked == [("erofs-file", str(settings.fuse_dir / image.digest.hex), settings.lazy_read_ahead_kb)]
     assert mounts.mounted() == {image.digest: "erofs-file"}
 
@@ -88,13 +92,13 @@ def test_a_lazy_layer_is_mounted_from_its_fuse_file_once(courier: NotingCourier,
 def test_a_layer_with_a_profile_reads_hardly_ahead(courier: NotingCourier, settings: LoaderSettings) -> None:
     image = MemoryImage(DATA)
     image.index.prefetch = ((0, 4096),)
-    over(courier, settings).mount(image)
+    mount(over(courier, settings), image)
     assert courier.asked[0][2] == settings.profiled_read_ahead_kb
 
 
 def test_a_complete_layer_is_mounted_from_its_own_file(courier: NotingCourier, settings: LoaderSettings) -> None:
     mounts = over(courier, settings)
-    assert mounts.mount(complete(Path("/disk/layer"))).is_local
+    assert mount(mounts, complete(Path("/disk/layer"))).is_local
     assert courier.asked == [("erofs-file", "/disk/layer", settings.complete_read_ahead_kb)]
 
 
@@ -103,11 +107,11 @@ def test_a_layer_that_became_complete_is_mounted_anew_from_its_own_file(
 ) -> None:
     mounts, image = over(courier, settings), complete(Path("/disk/layer"))
     image.is_complete = False
-    mounts.mount(image)
+    mount(mounts, image)
     image.is_complete = True
     mounts.completed(image)
     assert read_ahead == {"erofs-1": settings.complete_read_ahead_kb}
-    assert mounts.mount(image).is_local
+    assert mount(mounts, image).is_local
     assert [source for _, source, _ in courier.asked] == [str(settings.fuse_dir / image.digest.hex), "/disk/layer"]
 
 
@@ -116,8 +120,8 @@ def test_where_local_files_cannot_be_mounted_complete_layers_stay_on_fuse(
 ) -> None:
     courier.refusals["/overlay/"] = errno.ENOTBLK
     mounts, image = over(courier, settings), complete(Path("/overlay/layer"))
-    assert not mounts.mount(image).is_local
-    assert not mounts.mount(image).is_local
+    assert not mount(mounts, image).is_local
+    assert not mount(mounts, image).is_local
     assert courier.asked == [("erofs-file", str(settings.fuse_dir / image.digest.hex), settings.complete_read_ahead_kb)]
 
 
@@ -126,19 +130,19 @@ def test_another_failure_of_a_local_file_is_no_reason_to_go_on(
 ) -> None:
     courier.refusals["/disk/"] = errno.EIO
     with pytest.raises(Unavailable, match="refused"):
-        over(courier, settings).mount(complete(Path("/disk/layer")))
+        mount(over(courier, settings), complete(Path("/disk/layer")))
 
 
 def test_an_image_that_the_kernel_refuses_is_a_format_error(courier: NotingCourier, settings: LoaderSettings) -> None:
     courier.refusals[str(settings.fuse_dir)] = errno.EBADMSG
     with pytest.raises(FormatError, match="refused"):
-        over(courier, settings).mount(MemoryImage(DATA))
+        mount(over(courier, settings), MemoryImage(DATA))
 
 
 def test_a_restarted_loader_keeps_the_mounts_of_its_session(courier: NotingCourier, settings: LoaderSettings) -> None:
     image = MemoryImage(DATA)
-    over(courier, settings).mount(image)
-    over(courier, settings).mount(image)
+    mount(over(courier, settings), image)
+    mount(over(courier, settings), image)
     assert len(courier.asked) == 1
 
 
@@ -148,36 +152,36 @@ def test_mounts_of_a_dead_session_are_taken_away_and_made_again(
     image, local = MemoryImage(DATA), complete(Path("/disk/layer"))
     local.digest = MemoryImage(b"other").digest
     before = over(courier, settings)
-    before.mount(image)
-    before.mount(local)
+    mount(before, image)
+    mount(before, local)
     after = over(courier, settings, session="0:77")
     after.drop_dead()
     assert list(after.mounted()) == [local.digest]
-    after.mount(image)
-    after.mount(local)
+    mount(after, image)
+    mount(after, local)
     assert len(courier.asked) == 3
 
 
 def test_a_mount_that_vanished_is_made_again(courier: NotingCourier, settings: LoaderSettings) -> None:
     image, mounts = MemoryImage(DATA), over(courier, settings)
-    mounts.mount(image)
+    mount(mounts, image)
     courier.table.clear()
     assert mounts.mounted() == {}
-    mounts.mount(image)
+    mount(mounts, image)
     assert len(courier.asked) == 2
 
 
 def test_a_damaged_record_only_costs_a_mount(courier: NotingCourier, settings: LoaderSettings) -> None:
     image, mounts = MemoryImage(DATA), over(courier, settings)
-    mounts.mount(image)
+    mount(mounts, image)
     next(settings.layers_dir.glob("*.json")).write_text('{"driver": "erofs-fi')
-    mounts.mount(image)
+    mount(mounts, image)
     assert len(courier.asked) == 2
 
 
 def test_a_tree_needs_no_mount(courier: NotingCourier, settings: LoaderSettings) -> None:
     image, mounts = MemoryImage(DATA), over(courier, settings, Driver.TREE)
-    assert mounts.mount(image).path == str(settings.fuse_dir / "trees" / image.digest.hex)
+    assert mount(mounts, image).path == str(settings.fuse_dir / "trees" / image.digest.hex)
     assert mounts.mounted() == {image.digest: "tree"}
     mounts.unmount(image.digest)
     assert mounts.mounted() == {}
@@ -186,7 +190,7 @@ def test_a_tree_needs_no_mount(courier: NotingCourier, settings: LoaderSettings)
 
 def test_unmounting_removes_every_trace_and_is_repeatable(courier: NotingCourier, settings: LoaderSettings) -> None:
     image, mounts = MemoryImage(DATA), over(courier, settings)
-    mounts.mount(image)
+    mount(mounts, image)
     mounts.unmount(image.digest)
     mounts.unmount(image.digest)
     assert list(settings.layers_dir.iterdir()) == []
@@ -194,7 +198,7 @@ def test_unmounting_removes_every_trace_and_is_repeatable(courier: NotingCourier
 
 def test_a_busy_layer_stays_mounted(courier: NotingCourier, settings: LoaderSettings) -> None:
     image, mounts = MemoryImage(DATA), over(courier, settings)
-    mounts.mount(image)
+    mount(mounts, image)
     courier.refusals["unmount"] = errno.EBUSY
     with pytest.raises(FailedPrecondition, match="in use"):
         mounts.unmount(image.digest)
@@ -205,11 +209,30 @@ def test_only_layers_read_through_this_session_are_on_fuse(courier: NotingCourie
     image, local = MemoryImage(DATA), complete(Path("/disk/layer"))
     local.digest = MemoryImage(b"other").digest
     mounts = over(courier, settings)
-    mounts.mount(image)
-    mounts.mount(local)
+    mount(mounts, image)
+    mount(mounts, local)
     for after in (mounts, over(courier, settings)):
         assert after.is_on_fuse(image.digest)
         assert not after.is_on_fuse(local.digest)
     assert not over(courier, settings, session="0:77").is_on_fuse(image.digest)
     mounts.unmount(image.digest)
     assert not mounts.is_on_fuse(image.digest)
+
+
+def test_who_mounts_decides_what_from(courier: NotingCourier, settings: LoaderSettings) -> None:
+    mounts, image = over(courier, settings), complete(Path("/disk/layer"))  # it became complete after the decision
+    assert not mounts.mount(image, local=False).is_local
+    assert [source for _, source, _ in courier.asked] == [str(settings.fuse_dir / image.digest.hex)]
+
+
+def test_only_a_dead_mount_is_detached_before_another_takes_its_place(
+    courier: NotingCourier, settings: LoaderSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, detached = complete(Path("/disk/layer")), []
+    monkeypatch.setattr(courier, "unmount", lambda target, *, detach: detached.append((target, detach)))
+    over(courier, settings).mount(image, local=False)
+    over(courier, settings).mount(image, local=True)
+    assert detached == []
+    over(courier, settings).mount(image, local=False)
+    over(courier, settings, session="0:77").mount(image, local=False)
+    assert detached == [(str(settings.layers_dir / image.digest.hex), True)]

@@ -57,6 +57,13 @@ def test_only_whole_pages_that_are_there_are_pushed(address: int, length: int, p
     assert all(page == DATA[number * PAGE : (number + 1) * PAGE] for number, page in pages.items())
 
 
+def test_pushing_is_no_read_of_a_container() -> None:
+    image = MemoryImage(DATA)
+    image.present = {0, 1}
+    Pusher(NotingCourier()).filled(image, 100, DATA[100 : PAGE + 100])  # type: ignore[arg-type]  # takes notes only
+    assert image.recorded == []
+
+
 def test_what_finds_no_room_is_dropped_and_nobody_waits() -> None:
     courier_ = NotingCourier(has_room=False)
     Pusher(courier_).filled(MemoryImage(DATA), 0, DATA)  # type: ignore[arg-type]  # takes notes only
