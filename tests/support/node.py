@@ -11,7 +11,7 @@ from tests.support.busybox import pause_image, write_archive
 from tests.support.containerd import PAUSE, Containerd, Plug, Release, Settings, release
 from tests.support.leftovers import mounts_below
 from tests.support.processes import run, wait_until
-from tests.support.services import NAME, Services, apparate
+from tests.support.services import NAME, REPOSITORY, Services, apparate
 
 from apparate.grpcapi.loader_client import LoaderClient
 from apparate.snapshot.rows import RECORDS_PAGE, from_json
@@ -81,8 +81,12 @@ def node(
     snapshotter: str = NAME,
     plain_http: Sequence[str] = (),
     sections: Mapping[str, Mapping[str, object]] | None = None,
+    package: Path = REPOSITORY / "snapshotter",
 ) -> Iterator[Node]:
-    """A node below *base*; *snapshotter* "overlayfs" makes an ordinary one without our services."""
+    """A node below *base*; *snapshotter* "overlayfs" makes an ordinary one without our services.
+
+    *sections* are settings of our services, *package* is where they are installed.
+    """
     found = release(chosen) if isinstance(chosen, str) else chosen
     place = base / "node"
     root = place / "root" / f"io.containerd.snapshotter.v1.{NAME}"
@@ -90,7 +94,7 @@ def node(
         services = None
         plugs = []
         if snapshotter == NAME:
-            services = Services(base / "apparate", root, plain_http=plain_http, sections=sections)
+            services = Services(base / "apparate", root, plain_http=plain_http, sections=sections, package=package)
             stack.callback(_unmount, services)
             stack.enter_context(services)
             plugs = [Plug(NAME, services.socket)]

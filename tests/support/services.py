@@ -27,9 +27,9 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "apparate", *(str(argument) for argument in arguments)]
 
 
-def environment() -> dict[str, str]:
-    """The environment in which `command` finds the package, and no credentials of the user who runs the tests."""
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY / "snapshotter"), "DOCKER_CONFIG": "/nonexistent"}
+def environment(package: Path = REPOSITORY / "snapshotter") -> dict[str, str]:
+    """The environment in which `command` finds the package in *package*, and no credentials of the user who runs the tests."""
+    return {**os.environ, "PYTHONPATH": str(package), "DOCKER_CONFIG": "/nonexistent"}
 
 
 def apparate(*arguments: str | Path, check: bool = True, timeout_s: float = 600.0) -> subprocess.CompletedProcess[str]:
@@ -54,8 +54,11 @@ class Services:
         *,
         plain_http: Sequence[str] = (),
         sections: Mapping[str, Mapping[str, object]] | None = None,
+        package: Path = REPOSITORY / "snapshotter",
     ) -> None:
+        """With *package*, run the version that is installed there at each start."""
         self.base = base
+        self._package = package
         self.root = root
         self.run_dir = base / "run"
         self.socket = self.run_dir / "snapshotter.sock"
@@ -98,6 +101,11 @@ class Services:
     def kill_snapshotter(self) -> None:
         """SIGKILL the snapshotter and start it again, as the service manager does."""
         self.snapshotter.kill()
+        self.start_snapshotter()
+
+    def restart_snapshotter(self) -> None:
+        """Stop the snapshotter in good order and start it again."""
+        self.snapshotter.stop()
         self.start_snapshotter()
 
     def stop(self) -> None:
@@ -147,7 +155,7 @@ class Services:
 
     def _process(self, name: str) -> Process:
         line = command(name, "--config", self.config)
-        return Process(f"apparate {name}", line, self.base / f"{name}.log", env=environment())
+        return Process(f"apparate {name}", line, self.base / f"{name}.log", env=environment(self._package))
 
     def _sections(
         self, plain_http: Sequence[str], given: Mapping[str, Mapping[str, object]]
