@@ -112,7 +112,8 @@ class Crew:
         try:
             more = entry.campaign.step()
         except ApparateError as failure:
-            error, more = failure, True
+            # Its traceback holds this frame, which holds it: the layer would stay open until the collector comes by.
+            error, more = failure.with_traceback(None), True
         except Exception as failure:
             log.exception("work on a layer failed unexpectedly")
             error = ApparateError(f"fetching ahead failed: {failure!r}")
