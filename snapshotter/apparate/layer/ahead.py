@@ -10,6 +10,9 @@ _READERS: Final = 8
 """Sequential readers told apart in one layer."""
 _SLACK_BYTES: Final = 256 * 1024
 """How far from where a reader is its next read may lie: the kernel's requests overtake one another, and small files are skipped."""
+_UNSEEN_BYTES: Final = 1024 * 1024
+"""How much of what lies between two reads, and was here, one read may count as read. What has arrived is in the page cache, so a
+reader who goes straight on is seen only where something is missing; but one such read alone must not look like a long run."""
 
 
 @dataclass(slots=True)
@@ -33,21 +36,30 @@ class ReadAhead:
         self.sequential_bytes_read = 0
         """Bytes read by readers that counted as sequential."""
 
-    def note(self, address: int, length: int) -> tuple[int, int] | None:
-        """Take note of a read; return the image bytes [start, end) to fetch ahead now, if any."""
+    def note(self, address: int, length: int, here_from: int | None = None) -> tuple[int, int] | None:
+        """Take note of a read; return the image bytes [start, end) to fetch ahead now, if any.
+
+        *here_from* is given for a read of what is missing: all from there to *address* is here. A reader who was in that
+        stretch may have read on in the page cache, unseen.
+        """
         with self._lock:
             self._clock += 1
-            reader = self._reader(address, length)
+            reader = self._reader(address, length, address if here_from is None else here_from)
             reader.used = self._clock
             end = address + length
-            skipped = max(0, address - reader.next)
-            reader.run = max(0, reader.run + length - skipped)  # who leaves out as much as he reads gets nowhere
+            between = max(0, address - reader.next)
+            if here_from is not None and here_from <= reader.next:
+                reader.run += length + min(between, _UNSEEN_BYTES)
+                read_bytes = length + between
+            else:
+                reader.run = max(0, reader.run + length - between)  # who leaves out as much as he reads gets nowhere
+                read_bytes = length
             if end <= reader.next:
                 return None
             reader.next = end
             if reader.run < self._sequential_bytes:
                 return None
-            self.sequential_bytes_read += length
+            self.sequential_bytes_read += read_bytes
             window = min(reader.run, self._ahead_bytes)
             start, target = max(reader.ahead_until, end), end + window
             if target - start < window // 2:
@@ -55,9 +67,9 @@ class ReadAhead:
             reader.ahead_until = target
             return start, target
 
-    def _reader(self, address: int, length: int) -> _Reader:
+    def _reader(self, address: int, length: int, here_from: int) -> _Reader:
         for reader in self._readers:
-            if address + length - reader.next >= -_SLACK_BYTES and address - reader.next <= _SLACK_BYTES:
+            if address + length - reader.next >= -_SLACK_BYTES and here_from - reader.next <= _SLACK_BYTES:
                 return reader
         if len(self._readers) >= _READERS:
             self._readers.remove(min(self._readers, key=lambda one: one.used))

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _SEQUENTIAL_SHARE: Final = 4
 """When a quarter of a layer was read by sequential readers, somebody reads it all: the rest is fetched too."""
+_BACK_MEMBERS: Final = 512
+"""How far before a missing member its reader may have been last: 32 MiB, twice as far as anything is fetched ahead."""
 _SAY_AGAIN_S: Final = 5.0
 """While a registry is away every reader meets the same error, again and again; one line in this time is enough."""
 
@@ -187,7 +189,7 @@ class LayerImage:
         """
         length = self._clip(address, length)
         members = self.index.members_in(address, length)
-        self._note(address, length, members)
+        self._note(address, length, members, self._here_from(address, members))
         data = self.store.read(address, length, members)
         if data is None:
             self.waited_s = time.monotonic()
@@ -233,7 +235,20 @@ class LayerImage:
                     result[start - address : end - address] = raw[inner + start : inner + end]
         return bytes(result)
 
-    def _note(self, address: int, length: int, members: range) -> None:
+    def _here_from(self, address: int, members: range) -> int | None:
+        """Return where the present stretch right before *address* begins, `_BACK_MEMBERS` back at most.
+
+        None if all of *members* are here.
+        """
+        missing = next((member for member in members if member not in self.store), None)
+        if missing is None:
+            return None
+        first = missing
+        while first > max(0, missing - _BACK_MEMBERS) and first - 1 in self.store:
+            first -= 1
+        return address if first == missing else min(address, self.index.pieces(first)[0].address)
+
+    def _note(self, address: int, length: int, members: range, here_from: int | None = None) -> None:
         """Remember that a container read this, and fetch ahead of it if it reads on and on."""
         self.used_wall_s = time.time()
         self.profile.touch(address, length)
@@ -242,7 +257,7 @@ class LayerImage:
         self.hot[members.start : members.stop] = b"\x01" * len(members)
         if self.store.is_full:
             return
-        span = self._ahead.note(address, length)
+        span = self._ahead.note(address, length, here_from)
         if span is None:
             return
         self._around.crew.add(ahead_campaign(self, *span, self._around.crew.size))

@@ -283,6 +283,28 @@ def test_a_reader_who_leaves_out_as_much_as_he_reads_gets_nothing_ahead() -> Non
     assert all(ahead.note(number * (256 << 10), 128 << 10) is None for number in range(300))
 
 
+def test_a_reader_who_is_seen_only_where_something_is_missing_goes_straight_on() -> None:
+    """What arrives is pushed into the page cache: of each member of 64 KiB, only the first 16 KiB are asked for."""
+    ahead = ReadAhead(sequential_bytes=4 << 20, ahead_bytes=16 << 20)
+    member = 64 << 10
+    spans = []
+    for number in range(200):
+        span = ahead.note(number * member, 16 << 10, here_from=max(0, number - 8) * member)
+        if span:
+            spans.append(span)
+            break
+    start, end = spans[0]
+    assert 4 << 20 <= start <= 5 << 20
+    # All up to the end has arrived unasked; the next read is behind it.
+    assert ahead.note(end, 16 << 10, here_from=0) is not None
+
+
+def test_a_read_behind_a_prefetched_stretch_alone_gets_nothing_ahead() -> None:
+    ahead = ReadAhead(sequential_bytes=4 << 20, ahead_bytes=16 << 20)
+    assert ahead.note(1 << 20, 16 << 10) is None
+    assert ahead.note(15 << 20, 16 << 10, here_from=0) is None
+
+
 def test_requests_that_overtake_one_another_are_one_reader() -> None:
     ahead = ReadAhead(sequential_bytes=4 << 20, ahead_bytes=16 << 20)
     numbers = [number ^ 1 for number in range(100)]
