@@ -4,6 +4,9 @@
 
 Both directions are shaped by a token bucket; the kernel's own counters tell what crossed the link. Everything in the
 namespace must be reachable by its address alone; nothing leaves the machine.
+
+A round trip is made longer on the way to the namespace alone, by its whole length: for both ends this is the same as half
+of it each way with the far clock set back by the other half, and what comes back in bulk never leaves the kernel.
 """
 
 from __future__ import annotations
@@ -11,16 +14,21 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.processes import run
+from tests.support.processes import Process, run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 MEGABIT = 1_000_000
 BURST_S = 0.005  # how long the bucket lets traffic pass unshaped
 BURST_MIN_BYTES = 64 << 10  # one GSO packet must fit
 QUEUE_MS = 100
+DELAY_DEVICE = "delay0"
 _MTU = 1500
 _numbers = itertools.count()
 
@@ -50,6 +58,35 @@ class Link:
             bucket = ["rate", f"{rate_bits}bit", "burst", str(burst), "latency", f"{QUEUE_MS}ms"]
             run([*prefix, "tc", "qdisc", "replace", "dev", device, "root", "tbf", *bucket])
 
+    @contextlib.contextmanager
+    def delayed(self, round_trip_s: float) -> Iterator[None]:
+        """Make every round trip longer by *round_trip_s* while the context is open; 0 leaves the link as it is."""
+        if not round_trip_s:
+            yield
+            return
+        far = ["ip", "netns", "exec", self.namespace]
+        command = [sys.executable, "-m", "tests.support.delay", DELAY_DEVICE, str(round_trip_s)]
+        every_packet = ["protocol", "ip", "u32", "match", "u32", "0", "0"]
+        with tempfile.NamedTemporaryFile(prefix="apparate-delay-") as log:
+            process = Process(
+                "delay", command, Path(log.name), netns=self.namespace, env={"PYTHONPATH": str(REPOSITORY)}
+            )
+            try:
+                process.start(self._has_delay)
+                run([*far, "ip", "link", "set", DELAY_DEVICE, "up"])
+                run([*far, "tc", "qdisc", "add", "dev", "eth0", "ingress"])
+                redirect = ["action", "mirred", "egress", "redirect", "dev", DELAY_DEVICE]
+                run([*far, "tc", "filter", "add", "dev", "eth0", "ingress", *every_packet, *redirect])
+                yield
+            finally:
+                with contextlib.suppress(AssertionError):
+                    run([*far, "tc", "qdisc", "del", "dev", "eth0", "ingress"])
+                process.kill()
+
+    def _has_delay(self) -> bool:
+        priority = f"/proc/sys/net/ipv4/conf/{DELAY_DEVICE}/rp_filter"
+        return run(["ip", "netns", "exec", self.namespace, "sh", "-c", f"cat {priority} 2>&1 || true"]).strip() == "0"
+
     def set_up(self, *, up: bool) -> None:
         """Plug the cable in or out."""
         run(["ip", "link", "set", self.device, "up" if up else "down"])
@@ -72,6 +109,8 @@ def link(rate_bits: int | None = None) -> Iterator[Link]:
         run([*inside, "address", "add", f"{made.far}/24", "dev", "eth0"])
         run([*inside, "link", "set", "eth0", "up"])
         run([*inside, "link", "set", "lo", "up"])
+        # No connection may profit from what an earlier one has learnt of the path.
+        run(["ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv4.tcp_no_metrics_save=1"])
         if rate_bits is not None:
             made.shape(rate_bits)
         yield made
