@@ -34,6 +34,7 @@ MEMBER_BYTES_MAX: Final = 64 * 1024 * 1024
 NO_DIGEST: Final = bytes(32)
 _REPLACED: Final = "\N{REPLACEMENT CHARACTER}".encode()
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+_ZSTD_CHECKSUMS: Final = (names.ZSTD_CHUNKED_CHECKSUM, names.OLD_ZSTD_CHUNKED_CHECKSUM)
 
 log = get_logger("layer.attach")
 
@@ -54,6 +55,17 @@ def promises(annotations: Mapping[str, str]) -> list[str]:
     compressed = zstd_chunked.annotated_checksum(annotations)
     given = (("index", annotations.get(names.INDEX)), ("toc", annotations.get(names.TOC_DIGEST)), ("zstd", compressed))
     return [f"{kind} {value}" for kind, value in given if value is not None]
+
+
+def kept_to(annotations: Mapping[str, str], promise: str) -> dict[str, str]:
+    """Return *annotations* without what could give a layer another index than *promise*, which is one of theirs."""
+    kind = promise.partition(" ")[0]
+    foreign = {
+        "index": (names.TOC_DIGEST, *_ZSTD_CHECKSUMS),
+        "toc": (names.INDEX,),
+        "zstd": (names.INDEX, names.TOC_DIGEST),
+    }
+    return {key: value for key, value in annotations.items() if key not in foreign[kind]}
 
 
 def obtain_index(source: BlobSource, annotations: Mapping[str, str], deadline: Deadline) -> Obtained:

@@ -67,6 +67,16 @@ class Bitmap:
         return body + _TAIL.pack(zlib.crc32(body))
 
 
+def index_of(content: bytes) -> bytes | None:
+    """Return what identifies the index of which a file speaks, or None if it is not one that was written whole."""
+    if len(content) < _HEAD.size + _TAIL.size or not content.startswith(_MAGIC):
+        return None
+    if _TAIL.unpack_from(content, len(content) - _TAIL.size) != (zlib.crc32(content[: -_TAIL.size]),):
+        return None
+    index_digest: bytes = _HEAD.unpack_from(content)[3]
+    return index_digest
+
+
 def load(content: bytes, size: int, inode: int, index_digest: bytes) -> Bitmap | None:
     """Return the bitmap a file holds, or None if it does not speak of this image file and this index."""
     bits_end = _HEAD.size + (size + 7) // 8

@@ -182,6 +182,26 @@ class Catalogue:
         assert info is not None
         return info
 
+    def renumber(self, digest: Digest) -> None:
+        """Give a layer that nobody has mounted another number; success if it is not known."""
+        columns = "digest, image_size, blob_size, index_source, promise, fetched_bytes, used_wall_s"
+
+        def work(db: sqlite3.Connection) -> None:
+            row = db.execute(f"SELECT {columns} FROM layers WHERE digest = ?", (str(digest),)).fetchone()  # noqa: S608 - constant
+            if row is None:
+                return
+            references = db.execute(
+                "SELECT reference, used FROM layer_references JOIN layers ON layer = id WHERE digest = ?", row[:1]
+            ).fetchall()
+            db.execute("DELETE FROM layers WHERE digest = ?", row[:1])
+            number = db.execute(f"INSERT INTO layers ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row).lastrowid  # noqa: S608 - constant
+            db.executemany(
+                "INSERT INTO layer_references (layer, reference, used) VALUES (?, ?, ?)",
+                [(number, *reference) for reference in references],
+            )
+
+        self._write(work)
+
     def promise(self, digest: Digest) -> str:
         """Return what the index of a known layer was verified against; "" if it is not known."""
         rows = self._rows("SELECT promise FROM layers WHERE digest = ?", str(digest))

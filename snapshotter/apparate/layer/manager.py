@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from apparate.errors import ApparateError, FailedPrecondition, FormatError, NotFound, Unavailable, Unsupported
-from apparate.layer.attach import promises
+from apparate.layer.attach import kept_to, promises
 from apparate.layer.budget import Budget
 from apparate.layer.catalogue import Catalogue
 from apparate.layer.crew import Crew
@@ -147,22 +148,27 @@ class LayerManager:
 
         Raises:
             Unsupported: it cannot be loaded lazily, or is here by another promise; the message says why.
+            FailedPrecondition: its local files are damaged, another index is what one gets now, and somebody has it mounted.
             IntegrityError, FormatError: what the registry gave does not match the annotations.
             RegistryError, NotFound, Unavailable: it could not be had.
         """
         with self.exclusively(request.digest):
             known = self._catalogue.get(request.digest)
-            if known is not None and self._opens(request.digest):
-                self._require_promise(request)
-                self._catalogue.refer(request.digest, request.reference)
-                return known
+            if known is not None:
+                request = self._as_promised(
+                    request
+                )  # before its index is opened: if that is damaged, this request renews it
+                if self._opens(request.digest):
+                    self._catalogue.refer(request.digest, request.reference)
+                    return known
             info = self._obtain(request)
             image = self._attached(request.digest, fresh=True)
             if (self._directory(request.digest) / SPOOL_NAME).exists():
                 image.completion.start(Priority.COMPLETION)  # the blob is here already
             return info
 
-    def _require_promise(self, request: LayerRequest) -> None:
+    def _as_promised(self, request: LayerRequest) -> LayerRequest:
+        """Return a request for a known layer, kept to what it was verified against; refuse one that promises something else."""
         promise = self._catalogue.promise(request.digest)
         if promise not in promises(request.annotations):
             kind = promise.partition(" ")[0]
@@ -170,6 +176,7 @@ class LayerManager:
                 f"not lazily loadable: another image brought layer {request.digest} here with another {kind} in its "
                 "annotations; remove that image, or convert this one again"
             )
+        return replace(request, annotations=kept_to(request.annotations, promise))
 
     def _obtain(self, request: LayerRequest) -> LayerInfo:
         directory = self._directory(request.digest)

@@ -6,7 +6,6 @@ import mmap
 import os
 import threading
 from contextlib import AbstractContextManager
-from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from apparate.errors import FormatError
@@ -14,7 +13,7 @@ from apparate.format.index import LayerIndex
 from apparate.layer.image import LayerImage
 from apparate.layer.pace import Pace
 from apparate.layer.profile import PROFILE_NAME
-from apparate.layer.resolving import INDEX_NAME
+from apparate.layer.resolving import INDEX_NAME, identity_of
 from apparate.layer.store import LayerStore
 from apparate.layer.whole import SPOOL_NAME, SpooledBlob
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from apparate.layer.store import Room
     from apparate.registry.deadline import Deadline
 
-_INDEX_HEAD_BYTES: Final = 128
-"""The header of a local index holds the checksum of all the rest, so it identifies the index (docs/formats/index.md)."""
 _PACES_MAX: Final = 256
 
 
@@ -123,4 +120,4 @@ def _map(path: Path) -> mmap.mmap:
 
 
 def _read_index(mapped: mmap.mmap, *, trusted: bool) -> tuple[LayerIndex, bytes]:
-    return LayerIndex(mapped, trusted=trusted), sha256(mapped[:_INDEX_HEAD_BYTES]).digest()
+    return LayerIndex(mapped, trusted=trusted), identity_of(mapped)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from apparate.errors import ApparateError, Unavailable, Unsupported
+from apparate.errors import ApparateError, FailedPrecondition, Unavailable, Unsupported
 from apparate.format.index import LayerIndex
+from apparate.format.index.local import HEADER_BYTES
 from apparate.layer.attach import Obtained, check_limits, obtain_index
+from apparate.layer.bitmap import index_of
 from apparate.layer.disk import sync_directory
 from apparate.layer.patience import Patience
+from apparate.layer.profile import PROFILE_NAME
+from apparate.layer.store import IMAGE_NAME, PRESENT_NAME
 from apparate.layer.whole import SPOOL_NAME, SpooledBlob, SpoolLimits, spool
 from apparate.registry.deadline import Deadline
 from apparate.registry.ranges import RangesUnsupported
@@ -18,6 +23,7 @@ from apparate.telemetry import metrics
 from apparate.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
+    from mmap import mmap
     from pathlib import Path
 
     from apparate.layer.catalogue import Catalogue
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
     from apparate.layer.settings import LayerSettings
     from apparate.layer.source import BlobSource, SourceFactory
     from apparate.layer.store import Room
+    from apparate.oci.digest import Digest
 
 INDEX_NAME: Final = "index"
 _DAMAGED_ATTEMPTS: Final = 4
@@ -34,6 +41,11 @@ _RANGELESS_S: Final = 600.0
 """How long a registry that gave no ranges is not asked for one when another of its layers is made known."""
 
 log = get_logger("layer.resolving")
+
+
+def identity_of(local: bytes | mmap) -> bytes:
+    """Return what identifies an index in its local form: a digest of its header, which holds a checksum of all the rest."""
+    return sha256(local[:HEADER_BYTES]).digest()
 
 
 class Resolver:
@@ -62,6 +74,7 @@ class Resolver:
 
         Raises:
             Unsupported: it cannot be loaded lazily; the message says why. Nothing is kept.
+            FailedPrecondition: what is here belongs to another index, and somebody has it mounted.
             ApparateError: it could not be had. Nothing is kept.
         """
         begun_s = time.monotonic()
@@ -70,6 +83,7 @@ class Resolver:
             obtained = self._fetch(request, directory)
             index = LayerIndex(obtained.local, trusted=True)  # it was made here, from checked tables
             check_limits(index)
+            self._discard_stale(request.digest, directory, identity_of(obtained.local))
             self._disk.replace(directory / INDEX_NAME, obtained.local)
             sync_directory(directory.parent)
         except OSError as error:
@@ -85,6 +99,24 @@ class Resolver:
             duration_s=round(duration_s, 4),
         )  # fmt: skip
         return info
+
+    def _discard_stale(self, digest: Digest, directory: Path, identity: bytes) -> None:
+        """Delete what another index than that of *identity* may have laid out; what belongs to this one stays.
+
+        The layer gets another number then, under which the kernel has nothing cached.
+        """
+        try:
+            before = index_of((directory / PRESENT_NAME).read_bytes())
+        except FileNotFoundError:
+            before = None
+        if before == identity:
+            return
+        if before is not None:
+            if self._catalogue.pins(digest):
+                raise FailedPrecondition(f"layer {digest} is mounted with another index; unmount it first")
+            self._catalogue.renumber(digest)
+        for name in (PRESENT_NAME, IMAGE_NAME, PROFILE_NAME):
+            self._disk.unlink(directory / name)
 
     def _fetch(self, request: LayerRequest, directory: Path) -> Obtained:
         source = self._sources(lambda: [request.reference], request.digest)
