@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 import apparate
+from apparate.cli.heap import share_one_heap
 from apparate.cli.settings import Settings, config_option, load_settings
 from apparate.loader import keeper
 from apparate.loader.settings import LoaderSettings
@@ -55,6 +56,7 @@ def command(config_path: Path | None, kept: bool | None) -> None:
 def _serve(settings: Settings) -> NoReturn:
     from apparate.loader import main  # the keeper needs none of this
 
+    share_one_heap()
     logging.configure(settings.log.level, settings.log.format)
     _log.info(LOADER_STARTING, version=apparate.__version__)
     main.run(settings.loader, settings.layers, settings.registry, lambda loader: _controlled(settings.loader, loader))

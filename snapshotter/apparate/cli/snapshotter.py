@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 import apparate
+from apparate.cli.heap import share_one_heap
 from apparate.cli.settings import Settings, config_option, load_settings
 from apparate.convert.inflate import inflate
 from apparate.grpcapi.loader_client import LoaderClient, LoaderDeadlines
@@ -39,6 +40,7 @@ _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 def command(config_path: Path | None) -> None:
     """Serve containerd's snapshots API on a unix socket, in the foreground, until SIGTERM."""
     settings = load_settings(config_path)
+    share_one_heap()
     logging.configure(settings.log.level, settings.log.format)
     # Blocked before any thread starts, so that the signals wait for `sigwait` wherever they are delivered.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
