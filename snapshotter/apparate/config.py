@@ -52,7 +52,7 @@ def from_toml(cls: type[T], text: str, where: str = "settings") -> T:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"{where}: is no TOML: {error}") from error
     return from_table(cls, table, where)
 

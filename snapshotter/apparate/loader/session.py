@@ -19,7 +19,7 @@ from typing import Final
 import pyfuse3
 import trio
 
-from apparate.errors import Unavailable
+from apparate.errors import FormatError, Unavailable
 from apparate.loader import handshake, kernel
 from apparate.loader.settings import LoaderSettings
 from apparate.telemetry import systemd
@@ -41,7 +41,7 @@ _TURN_AWAY_INTERVAL_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class SessionState:
     """What is written down once a mount answers: without it, nobody can have used the mount yet.
 
     Read by other versions too: a field that is added needs a default, and one that is not known is passed over.
@@ -53,22 +53,49 @@ class _State:
     drained: bool = False  # the last process to serve left no request unanswered
 
     @classmethod
-    def read(cls, path: Path) -> _State | None:
+    def parse(cls, text: str) -> SessionState:
+        """Return what `to_json` gave.
+
+        Raises:
+            FormatError: it is something else.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise FormatError("session state", "document", f"is no JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise FormatError("session state", "document", "is no JSON object")
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        for name, value in known.items():
+            if type(value) is not _STATE_TYPES[name]:
+                raise FormatError("session state", name, f"is no {_STATE_TYPES[name].__name__}")
+        if "device" not in known:
+            raise FormatError("session state", "device", "is missing")
+        return cls(**known)
+
+    def to_json(self) -> str:
+        """Return the file's content."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> SessionState | None:
         """Return what is in *path*, None if there is nothing that can be read."""
         try:
-            values = json.loads(path.read_text())
-            return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+            return cls.parse(path.read_text())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, UnicodeDecodeError, FormatError) as error:
             _log.warning("session state cannot be read, a new session begins", path=str(path), error=str(error))
             return None
 
     def write(self, path: Path) -> None:
         """Replace what is in *path*."""
         partial = path.with_suffix(".new")
-        partial.write_text(json.dumps(asdict(self)))
+        partial.write_text(self.to_json())
         partial.replace(path)
+
+
+_STATE_TYPES: Final[Mapping[str, type]] = {"device": str, "minor": int, "resend": bool, "drained": bool}
 
 
 class SessionOperations(pyfuse3.Operations):
@@ -91,7 +118,7 @@ class FuseSession:
     *device* is the "major:minor" of the mount, which names it as long as it lives.
     """
 
-    def __init__(self, fd: int, state: _State, state_path: Path, *, taken_over: bool) -> None:
+    def __init__(self, fd: int, state: SessionState, state_path: Path, *, taken_over: bool) -> None:
         self.fd = fd
         self._state = state
         self._state_path = state_path
@@ -161,7 +188,7 @@ def open_session(settings: LoaderSettings, inherited: Mapping[str, Sequence[int]
     """
     state_path = settings.run_dir / _STATE_NAME
     kept = list(inherited.get(FD_NAME, ()))
-    state = _State.read(state_path)
+    state = SessionState.read(state_path)
     current = kernel.mount_at(str(settings.fuse_dir))
     if kept and state and current and current.device == state.device and _is_alive(kept[-1]):
         _log.info(SESSION_TAKEN_OVER, mountpoint=str(settings.fuse_dir), device=state.device)
@@ -182,7 +209,7 @@ def _new_session(settings: LoaderSettings, state_path: Path) -> FuseSession:
     mounted = kernel.mount_at(str(settings.fuse_dir))
     if mounted is None:
         raise Unavailable(f"the FUSE mount at {settings.fuse_dir} disappeared")
-    state = _State(mounted.device, negotiated.minor, negotiated.resend)
+    state = SessionState(mounted.device, negotiated.minor, negotiated.resend)
     kernel.set_read_ahead(mounted.device, settings.fuse_read_ahead_kb)
     state.write(state_path)
     _log.info(SESSION_NEW, mountpoint=str(settings.fuse_dir), device=state.device, minor=state.minor)

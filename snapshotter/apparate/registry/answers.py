@@ -67,10 +67,10 @@ def retry_after_s(response: Response) -> float | None:
     if text.isascii() and text.isdigit():
         return min(float(text), RETRY_AFTER_S_MAX)
     try:
-        when = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+        when_s = email.utils.parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError, OSError):  # the last two: a date that no clock of this machine can show
         return None
-    return min(max(when.timestamp() - time.time(), 0.0), RETRY_AFTER_S_MAX)
+    return min(max(when_s - time.time(), 0.0), RETRY_AFTER_S_MAX)
 
 
 def _codes(response: Response) -> tuple[tuple[str, ...], str]:

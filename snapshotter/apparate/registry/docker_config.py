@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import fnmatch
 import json
 import re
@@ -139,7 +138,7 @@ def _credential(value: dict[str, object], source: str, key: str) -> Credential |
     if text("auth"):
         try:
             username, colon, password = base64.b64decode(text("auth"), validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError) as error:
+        except ValueError as error:  # no base64, no ASCII or no UTF-8
             raise FormatError("docker config", f"auths.{key}.auth", "is no base64 of user:password") from error
         if not colon:
             raise FormatError("docker config", f"auths.{key}.auth", "is no base64 of user:password")

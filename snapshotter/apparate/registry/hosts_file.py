@@ -49,7 +49,7 @@ def parse_hosts_file(text: str, directory: str) -> tuple[HostEntry, ...]:
     """
     try:
         root = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError("hosts.toml", "file", str(error)) from error
     hosts = root.get("host", {})
     if not isinstance(hosts, dict):

@@ -117,10 +117,10 @@ def _token(response: Response, asked_at: float) -> Token:
         answer = json.loads(body) if len(body) <= TOKEN_ANSWER_BYTES_MAX else {}
         value = answer.get("token") or answer.get("access_token")
         lifetime = answer.get("expires_in") or LIFETIME_DEFAULT_S
-    except (ValueError, AttributeError, RecursionError):
-        value, lifetime = None, 0
+        seconds = float(lifetime) if isinstance(lifetime, int | float) else float(LIFETIME_DEFAULT_S)
+    except (ValueError, AttributeError, OverflowError, RecursionError):
+        value, seconds = None, 0.0
     # What is no plain text would smuggle header lines into every later request.
     if not isinstance(value, str) or not value.isascii() or not value.isprintable():
         raise RegistryError(response.method, url, response.status, (), "the token server's answer holds no token")
-    seconds = float(lifetime) if isinstance(lifetime, int | float) else float(LIFETIME_DEFAULT_S)
     return Token(value, asked_at + max(0.0, min(seconds, LIFETIME_MAX_S)) * LIFETIME_USED)

@@ -122,13 +122,35 @@ def layers() -> dict[str, tuple[str, bytes]]:
     }
 
 
+#: Inputs that once raised something that is no error of ours: parser/name -> (error that refuses it, "" if none does; input).
+INPUTS: dict[str, tuple[str, bytes]] = {
+    "docker-config/auth-not-ascii": ("FormatError", b'{"auths":{"r":{"auth":"\xc3\xa9"}}}'),
+    "hosts-toml/integer-of-5000-digits": ("FormatError", b"a = " + b"9" * 5000),
+    "records/number-infinite": (
+        "FormatError",
+        b'{"version":1,"rows":[[Infinity,"n",null,"view","lazy",0,"",0,0,"{}",0,0]]}',
+    ),
+    "records/labels-deep": (
+        "FormatError",
+        b'{"version":1,"rows":[[1,"n",null,"view","lazy",null,"",0,0,"' + b"[" * 5000 + b'",0,0]]}',
+    ),
+    "retry-after/offset-of-a-million-years": ("", b"1 Jan 2000 0:0:0 +99999999999"),
+    "retry-after/year-beyond-32-bits": ("", b"1 Jan 9999999999 0:0:0"),
+    "session-state/deep": ("FormatError", b"[" * 100_000),
+    "settings/deep": ("InvalidArgument", b"a = " + b"[" * 5000),
+    "settings/integer-of-5000-digits": ("InvalidArgument", b"a = " + b"9" * 5000),
+    "token/lifetime-beyond-floats": ("RegistryError", b'{"token":"t","expires_in":1' + b"0" * 400 + b"}"),
+}
+
+
 def main() -> None:
-    expected: dict[str, dict[str, str]] = {"toc": {}, "layer": {}}
+    expected: dict[str, dict[str, str]] = {"toc": {}, "layer": {}, "input": {}}
     sums = []
     files = {f"toc/{name}": (field, toc(rows)) for name, (field, rows) in TOCS.items()}
     files |= {f"layer/{name}": made for name, made in layers().items()}
+    files |= {f"input/{path}": made for path, made in INPUTS.items()}
     for path, (field, content) in sorted(files.items()):
-        (HERE / path).parent.mkdir(exist_ok=True)
+        (HERE / path).parent.mkdir(exist_ok=True, parents=True)
         (HERE / path).write_bytes(content)
         kind, _, name = path.partition("/")
         expected[kind][name] = field

@@ -478,9 +478,13 @@ def tree_of(blob: bytes, reader: Any) -> None:
     build_tree(reader.parse_toc(blob[location.offset :][: location.length], location, None))
 
 
+def files_of(kind: str) -> list[Path]:
+    return [path for path in (CORPUS / kind).rglob("*") if path.is_file()]
+
+
 def test_every_file_of_the_corpus_has_an_expectation() -> None:
     for kind, names in EXPECTED.items():
-        assert {path.name for path in (CORPUS / kind).iterdir()} == set(names)
+        assert {str(path.relative_to(CORPUS / kind)) for path in files_of(kind)} == set(names)
 
 
 def test_the_corpus_is_what_its_maker_makes() -> None:
@@ -488,7 +492,7 @@ def test_the_corpus_is_what_its_maker_makes() -> None:
     found = {
         str(path.relative_to(CORPUS)): sha256(path.read_bytes()).hexdigest()
         for kind in EXPECTED
-        for path in (CORPUS / kind).iterdir()
+        for path in files_of(kind)
     }
     assert found == sums
 
