@@ -176,6 +176,22 @@ class LayerImage:
             self._note(address, length, members)
         return data
 
+    def is_here(self, address: int, length: int) -> bool:
+        """Whether every byte of the range is in the file, in the page cache or not; does not wait."""
+        return not self.store.missing(self.index.members_in(address, self._clip(address, length)))
+
+    def read_stored(self, address: int, length: int) -> bytes | None:
+        """Return the bytes [address, address + length) if they are in the file, else None; waits for the disk alone.
+
+        Fewer only at the end of the image.
+        """
+        length = self._clip(address, length)
+        members = self.index.members_in(address, length)
+        data = self.store.read(address, length, members)
+        if data is not None:
+            self._note(address, length, members)
+        return data
+
     def read(self, address: int, length: int) -> bytes:
         """Return the bytes [address, address + length), fewer only at the end of the image.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import threading
@@ -10,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from apparate.errors import ApparateError, FailedPrecondition, FormatError, NotFound, Unavailable, Unsupported
 from apparate.layer.attach import kept_to, promises
@@ -35,6 +34,7 @@ from apparate.layer.model import (
 from apparate.layer.opening import Opener
 from apparate.layer.profile import in_files
 from apparate.layer.resolving import Resolver
+from apparate.layer.root import LAYERS_NAME, lock_root
 from apparate.layer.source import RegistrySource
 from apparate.layer.store import IMAGE_NAME, disk_usage
 from apparate.layer.upkeep import Upkeep
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
     from apparate.layer.source import SourceFactory
     from apparate.oci.digest import Digest
     from apparate.registry.client import RegistryClient
-
-LAYERS_NAME: Final = "layers"
-"""Directory below the root that has one directory for each layer."""
 
 log = get_logger("layer.manager")
 
@@ -78,7 +75,7 @@ class LayerManager:
         self._images: dict[Digest, LayerImage] = {}
         self._numbered: dict[LayerId, LayerImage] = {}
         self._busy: dict[Digest, threading.RLock] = {}
-        self._instance = _lock_root(settings.root, self._layers)
+        self._instance = lock_root(settings.root, self._layers)
         try:
             self._catalogue = Catalogue(settings.root / "catalogue.db")
         except ApparateError:
@@ -275,6 +272,10 @@ class LayerManager:
         """Return every known layer's digest, in order."""
         return [info.digest for info in self._catalogue.all()]
 
+    def opened(self, layer_id: LayerId) -> LayerImage | None:
+        """Return the image of the layer with a number if it is open; does not wait."""
+        return self._numbered.get(layer_id)
+
     def by_id(self, layer_id: LayerId) -> LayerImage:
         """Return the image of the layer with a number.
 
@@ -282,7 +283,7 @@ class LayerManager:
             NotFound: no layer has it.
             FormatError, Unavailable: as `attach`.
         """
-        image = self._numbered.get(layer_id)
+        image = self.opened(layer_id)
         if image is not None:
             return image
         info = self._catalogue.by_id(layer_id)
@@ -376,23 +377,3 @@ def _close(image: LayerImage) -> None:
         image.close()
     except Unavailable as error:
         log.warning("layer could not be synced when it was closed", layer=str(image.digest), error=str(error))
-
-
-def _lock_root(root: Path, layers: Path) -> int:
-    """Make the root and return the descriptor that keeps other processes out of it.
-
-    Raises:
-        FailedPrecondition: another process has it.
-        Unavailable: it cannot be made.
-    """
-    try:
-        layers.mkdir(mode=0o700, parents=True, exist_ok=True)
-        instance = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Unavailable(f"root of the layer store {root}: {error.strerror}") from error
-    try:
-        fcntl.flock(instance, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(instance)
-        raise FailedPrecondition(f"another loader uses {root}; stop it or give this one another root") from error
-    return instance

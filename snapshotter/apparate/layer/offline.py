@@ -12,8 +12,8 @@ from pathlib import Path
 
 from apparate.errors import FormatError, InvalidArgument, NotFound, Unavailable
 from apparate.layer.bitmap import Bitmap, load
-from apparate.layer.manager import LAYERS_NAME
 from apparate.layer.opening import open_index
+from apparate.layer.root import LAYERS_NAME
 from apparate.layer.store import IMAGE_NAME, PRESENT_NAME
 from apparate.layer.verify import VerifyReport, verify_image
 from apparate.oci.digest import Digest

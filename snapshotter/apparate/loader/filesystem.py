@@ -4,7 +4,8 @@
     /trees/<hex>/  the files of the layer themselves, for kernels without EROFS
     /.probe        a tiny EROFS image with which drivers are tried
 
-Hits are answered in the FUSE task; a miss waits in a thread. Whatever goes wrong in one request is an errno for that request
+Hits are answered in the FUSE task. What has to come from the disk, a layer that is opened among it, waits in a thread, and what has
+to come from a registry in one of others, so that neither a disk nor a registry holds up what is here. Whatever goes wrong in one request is an errno for that request
 and a line in the log, and never ends the session.
 """
 
@@ -96,12 +97,21 @@ class Filesystem(SessionOperations):
         self._data_dir = data_dir
         self._layer_threads = settings.layer_read_threads
         self._threads = trio.CapacityLimiter(settings.read_threads)
+        self._disk_threads = trio.CapacityLimiter(settings.disk_threads)
         self._layer_limits: dict[LayerId, trio.CapacityLimiter] = {}
 
     def forget_layer(self, layer_id: LayerId) -> None:
         """Drop what is kept for a layer that is removed."""
-        self._images.forget(layer_id)
         self._layer_limits.pop(layer_id, None)
+
+    async def _in_thread(self, work: Callable[..., _T], *args: object) -> _T:
+        """Return what *work*, which may wait for the disk but for no registry, returns."""
+        with self._nudger:
+            return await trio.to_thread.run_sync(work, *args, limiter=self._disk_threads, abandon_on_cancel=True)
+
+    async def _image(self, layer_id: LayerId) -> Image:
+        image = self._images.opened(layer_id)
+        return image if image is not None else await self._in_thread(self._images.by_id, layer_id)
 
     # --- names and attributes ---
 
@@ -109,22 +119,22 @@ class Filesystem(SessionOperations):
     async def lookup(self, parent_inode: int, name: bytes, _ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Find a name; absence in a tree is remembered by the kernel, in the directories of layers it is not."""
         if parent_inode in {nodes.ROOT, nodes.TREES}:
-            node = self._lookup_own(parent_inode, name)
+            node = await self._lookup_own(parent_inode, name)
             if node is None:
                 raise pyfuse3.FUSEError(errno.ENOENT)
-            entry = self._attributes(node)
+            entry = await self._attributes(node)
             entry.entry_timeout = 0  # a layer that is removed and comes back has another number
             return entry
-        image, nid = self._tree_node(parent_inode)
+        image, nid = await self._tree_node(parent_inode)
         found = Tree(image).lookup(nid, name)
         if found is None:
             absent = pyfuse3.EntryAttributes()
             absent.st_ino = pyfuse3.InodeT(0)
             absent.entry_timeout = FOREVER_S
             return absent
-        return self._attributes(nodes.tree_node(image.layer_id, found))
+        return _entry(nodes.tree_node(image.layer_id, found), Tree(image).attributes(found))
 
-    def _lookup_own(self, parent: int, name: bytes) -> int | None:
+    async def _lookup_own(self, parent: int, name: bytes) -> int | None:
         if parent == nodes.ROOT and name == nodes.TREES_NAME:
             return nodes.TREES
         if parent == nodes.ROOT and name == nodes.PROBE_NAME:
@@ -133,7 +143,7 @@ class Filesystem(SessionOperations):
         if digest is None:
             return None
         try:
-            image = self._images.attach(digest)
+            image = await self._in_thread(self._images.attach, digest)
         except NotFound:
             return None
         if parent == nodes.ROOT:
@@ -143,36 +153,36 @@ class Filesystem(SessionOperations):
     @_guarded
     async def getattr(self, inode: int, _ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Return the attributes of a node."""
-        return self._attributes(inode)
+        return await self._attributes(inode)
 
-    def _attributes(self, node: int) -> pyfuse3.EntryAttributes:
+    async def _attributes(self, node: int) -> pyfuse3.EntryAttributes:
         layer_id = nodes.layer_of(node)
         if layer_id and nodes.nid_of(node):
-            return _entry(node, Tree(self._images.by_id(layer_id)).attributes(nodes.nid_of(node)))
+            return _entry(node, Tree(await self._image(layer_id)).attributes(nodes.nid_of(node)))
         if layer_id:
-            return _own_entry(node, _FILE_MODE, self._images.by_id(layer_id).image_size)
+            return _own_entry(node, _FILE_MODE, (await self._image(layer_id)).image_size)
         if node == nodes.PROBE:
             return _own_entry(node, _FILE_MODE, len(self._probe))
         if node in {nodes.ROOT, nodes.TREES}:
             return _own_entry(node, stat.S_IFDIR | 0o755, 0)
         raise pyfuse3.FUSEError(errno.ENOENT)
 
-    def _tree_node(self, node: int) -> tuple[Image, int]:
+    async def _tree_node(self, node: int) -> tuple[Image, int]:
         nid = nodes.nid_of(node)
         if not nodes.layer_of(node) or not nid:
             raise pyfuse3.FUSEError(errno.ENOTDIR)
-        return self._images.by_id(nodes.layer_of(node)), nid
+        return await self._image(nodes.layer_of(node)), nid
 
     @_guarded
     async def readlink(self, inode: int, _ctx: pyfuse3.RequestContext) -> bytes:
         """Return the target of a symbolic link of a tree."""
-        image, nid = self._tree_node(inode)
+        image, nid = await self._tree_node(inode)
         return Tree(image).symlink(nid)
 
     @_guarded
     async def getxattr(self, inode: int, name: bytes, _ctx: pyfuse3.RequestContext) -> bytes:
         """Return one extended attribute of a node of a tree."""
-        value = self._xattrs(inode).get(bytes(name))
+        value = (await self._xattrs(inode)).get(bytes(name))
         if value is None:
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
         return value
@@ -180,12 +190,12 @@ class Filesystem(SessionOperations):
     @_guarded
     async def listxattr(self, inode: int, _ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
         """Return the names of the extended attributes of a node of a tree."""
-        return list(self._xattrs(inode))
+        return list(await self._xattrs(inode))
 
-    def _xattrs(self, node: int) -> dict[bytes, bytes]:
+    async def _xattrs(self, node: int) -> dict[bytes, bytes]:
         if not nodes.layer_of(node) or not nodes.nid_of(node):
             return {}
-        image, nid = self._tree_node(node)
+        image, nid = await self._tree_node(node)
         return Tree(image).xattrs(nid)
 
     @_guarded
@@ -208,21 +218,22 @@ class Filesystem(SessionOperations):
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Give the kernel names and attributes together, as many as fit."""
         if fh in {nodes.ROOT, nodes.TREES}:
-            self._read_own_directory(fh, start_id, token)
+            await self._read_own_directory(fh, start_id, token)
             return
-        image, nid = self._tree_node(fh)
+        image, nid = await self._tree_node(fh)
         tree = Tree(image)
         for entry in tree.entries(nid, start_id):
             found = _entry(nodes.tree_node(image.layer_id, entry.nid), tree.attributes(entry.nid))
             if not pyfuse3.readdir_reply(token, entry.name, found, entry.cursor):
                 return
 
-    def _read_own_directory(self, node: int, start: int, token: pyfuse3.ReaddirToken) -> None:
+    async def _read_own_directory(self, node: int, start: int, token: pyfuse3.ReaddirToken) -> None:
         """List the layers without opening one; below `trees` list nothing: who walks over the host need not walk those."""
         if node == nodes.TREES:
             return
-        found = [(nodes.TREES_NAME, self._attributes(nodes.TREES)), (nodes.PROBE_NAME, self._attributes(nodes.PROBE))]
-        for layer in self._images.known():
+        own = ((nodes.TREES_NAME, nodes.TREES), (nodes.PROBE_NAME, nodes.PROBE))
+        found = [(name, await self._attributes(number)) for name, number in own]
+        for layer in await self._in_thread(self._images.known):
             entry = _own_entry(nodes.flat_node(layer.layer_id), _FILE_MODE, layer.image_size)
             found.append((nodes.name_of(layer.digest).encode(), entry))
         for cursor, (name, entry) in enumerate(found[start:], start + 1):
@@ -251,7 +262,7 @@ class Filesystem(SessionOperations):
             if fh != nodes.PROBE:
                 raise pyfuse3.FUSEError(errno.EISDIR)
             return self._probe[off : off + size]
-        image = self._images.by_id(layer_id)
+        image = await self._image(layer_id)
         if nid:
             extent = Tree(image).extent(nid)
             address, length = extent.address + off, min(size, extent.size - off)
@@ -260,6 +271,8 @@ class Filesystem(SessionOperations):
         if length <= 0:
             return b""
         data = image.read_cached(address, length)
+        if data is None and image.is_here(address, length):
+            data = await self._in_thread(image.read_stored, address, length)
         return data if data is not None else await self._read_missing(image, address, length)
 
     async def _read_missing(self, image: Image, address: int, length: int) -> bytes:

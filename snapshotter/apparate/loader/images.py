@@ -71,6 +71,14 @@ class Image(Protocol):
         """
         ...
 
+    def is_here(self, address: int, length: int) -> bool:
+        """Return whether all these bytes are here, in memory or on the disk; does not wait."""
+        ...
+
+    def read_stored(self, address: int, length: int) -> bytes | None:
+        """Return these bytes, fewer only at the image's end, if all are here; waits for the disk, never for a network."""
+        ...
+
     def read(self, address: int, length: int) -> bytes:
         """Return these bytes, fewer only at the image's end; waits for a registry, raises `ApparateError`."""
         ...
@@ -96,7 +104,11 @@ class KnownImage(Protocol):
 
 
 class Images(Protocol):
-    """The layers of this node. Thread-safe; no method asks a registry."""
+    """The layers of this node. Thread-safe; no method asks a registry, and all but `opened` may wait for the disk."""
+
+    def opened(self, layer_id: LayerId) -> Image | None:
+        """Return a layer by its number if it is open; does not wait."""
+        ...
 
     def attach(self, digest: Digest) -> Image:
         """Return a known layer; raises NotFound or FormatError."""
@@ -110,17 +122,16 @@ class Images(Protocol):
         """Return every known layer; none is opened for that."""
         ...
 
-    def forget(self, layer_id: LayerId) -> None:
-        """Drop what is remembered of a layer that is removed."""
-        ...
-
 
 class ManagedImages:
-    """The layers of a `LayerManager`, found by number without asking its catalogue each time."""
+    """The layers of a `LayerManager`."""
 
     def __init__(self, manager: LayerManager) -> None:
         self._manager = manager
-        self._digests: dict[LayerId, Digest] = {}
+
+    def opened(self, layer_id: LayerId) -> Image | None:
+        """Return a layer by its number if it is open."""
+        return self._manager.opened(layer_id)
 
     def attach(self, digest: Digest) -> Image:
         """Return a known layer."""
@@ -128,15 +139,8 @@ class ManagedImages:
 
     def by_id(self, layer_id: LayerId) -> Image:
         """Return a known layer by its number."""
-        digest = self._digests.get(layer_id)
-        if digest is None:
-            digest = self._digests[layer_id] = self._manager.by_id(layer_id).digest
-        return self._manager.attach(digest)
+        return self._manager.by_id(layer_id)
 
     def known(self) -> Sequence[KnownImage]:
         """Return every known layer."""
         return self._manager.layers()
-
-    def forget(self, layer_id: LayerId) -> None:
-        """Drop what is remembered of a layer that is removed."""
-        self._digests.pop(layer_id, None)

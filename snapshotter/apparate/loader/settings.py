@@ -49,6 +49,8 @@ class LoaderSettings:
     """Reads that wait for a registry at the same time, for all layers together."""
     layer_read_threads: int = 32
     """The same for one layer, so that one dead registry does not hold up the layers of another."""
+    disk_threads: int = 16
+    """Reads that wait for the local disk, and layers that are being opened, at the same time; beside those above."""
     requests: int = 512
     """FUSE requests in hand at the same time; further ones wait in the kernel."""
     max_background: int = 512
@@ -65,6 +67,7 @@ class LoaderSettings:
         for name in (
             "read_threads",
             "layer_read_threads",
+            "disk_threads",
             "requests",
             "max_background",
             "push_buffer_bytes",

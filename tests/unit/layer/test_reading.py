@@ -38,6 +38,19 @@ def test_what_is_here_is_read_without_a_request(manager: LayerManager, registry:
     assert len(registry.requests) == before
 
 
+def test_what_is_stored_is_told_from_what_is_missing_without_a_request(
+    manager: LayerManager, registry: FakeRegistry
+) -> None:
+    image = resolve(manager, registry, sample_layer())
+    start = image.metadata_size
+    assert (image.is_here(start, MEMBER), image.read_stored(start, MEMBER)) == (False, None)
+    data = image.read(start, MEMBER)
+    registry.requests.clear()
+    assert (image.is_here(start, MEMBER), image.read_stored(start, MEMBER)) == (True, data)
+    assert image.read_stored(image.image_size, 4096) == b""
+    assert registry.requests == []
+
+
 def test_metadata_need_no_request(manager: LayerManager, registry: FakeRegistry) -> None:
     image = resolve(manager, registry, sample_layer())
     assert image.read_cached(0, image.metadata_size) == bytes(image.index.metadata())

@@ -39,6 +39,8 @@ class MemoryImage:
         self.is_complete = False
         self.path = Path("/nonexistent")
         self.present: set[int] = set()
+        self.stored: set[int] = set()
+        """Pages on the disk that are not in the page cache."""
         self.recorded: list[tuple[int, int]] = []
         self.fetch: Callable[[int, int], bytes] = lambda address, length: data[address : address + length]
 
@@ -49,6 +51,12 @@ class MemoryImage:
             return self.data[address : address + length]
         return None
 
+    def is_here(self, address: int, length: int) -> bool:
+        return (self.present | self.stored).issuperset(range(address // PAGE, (address + length - 1) // PAGE + 1))
+
+    def read_stored(self, address: int, length: int) -> bytes | None:
+        return self.data[address : address + length] if self.is_here(address, length) else None
+
     def read(self, address: int, length: int) -> bytes:
         return self.fetch(address, length)
 
@@ -58,7 +66,8 @@ class MemoryImages:
 
     def __init__(self, *images: MemoryImage) -> None:
         self.images = list(images)
-        self.forgotten: list[int] = []
+        self.closed = False
+        """Every image has to be opened each time."""
 
     def attach(self, digest: Digest) -> MemoryImage:
         return self._find(lambda image: image.digest == digest)
@@ -75,8 +84,8 @@ class MemoryImages:
     def known(self) -> Sequence[MemoryImage]:
         return self.images
 
-    def forget(self, layer_id: LayerId) -> None:
-        self.forgotten.append(layer_id)
+    def opened(self, layer_id: LayerId) -> MemoryImage | None:
+        return None if self.closed else next((image for image in self.images if image.layer_id == layer_id), None)
 
 
 def image_of(entries: Sequence[Entry], layer_id: int = 5) -> MemoryImage:

@@ -27,6 +27,7 @@ from apparate.errors import (
     Unsupported,
 )
 from apparate.format.toc import Entry, EntryType
+from apparate.layer.model import LayerId
 from apparate.loader import nodes
 from apparate.loader.filesystem import FOREVER_S, Filesystem, errno_of
 from apparate.loader.nudge import Nudger
@@ -175,13 +176,67 @@ def test_the_handle_of_a_file_is_its_node_so_that_a_successor_understands_it() -
 
 
 def test_a_removed_layer_is_forgotten() -> None:
-    images = MemoryImages()
-
     async def call(fs: Filesystem) -> None:
-        fs.forget_layer(MemoryImage(DATA).layer_id)
+        await fs.read(FLAT, 0, PAGE)
+        assert list(fs._layer_limits) == [5]
+        fs.forget_layer(LayerId(5))
+        assert not fs._layer_limits
 
-    within(images, call)
-    assert images.forgotten == [5]
+    within(MemoryImages(MemoryImage(DATA)), call)
+
+
+def test_what_is_on_the_disk_waits_for_no_registry() -> None:
+    """A registry that hangs holds every thread for registries; what is here is read all the same."""
+    hanging, other, free = MemoryImage(DATA, 5), MemoryImage(DATA[::-1], 6), threading.Event()
+    hanging.fetch = lambda _, length: (free.wait(60) and bytes(length)) or b""
+    hanging.stored = {3}
+    other.stored = {0}
+    other.fetch = lambda *_: pytest.fail("what is on the disk went to the registry")
+    settings = LoaderSettings(read_threads=2, layer_read_threads=2, disk_threads=1)
+
+    async def call(fs: Filesystem) -> tuple[bytes, bytes]:
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(fs.read, FLAT, number * PAGE, PAGE)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(30):
+                data = await fs.read(pyfuse3.FileHandleT(nodes.flat_node(6)), 0, 10)
+                same_layer = await fs.read(FLAT, 3 * PAGE, 10)
+            free.set()
+            return data, same_layer
+
+    assert within(MemoryImages(hanging, other), call, settings) == (DATA[::-1][:10], DATA[3 * PAGE :][:10])
+
+
+def test_a_layer_that_is_being_opened_does_not_hold_up_the_loop() -> None:
+    slow, open_one, free = MemoryImage(DATA, 5), MemoryImage(DATA[::-1], 6), threading.Event()
+    open_one.present = {0}
+    images = MemoryImages(slow, open_one)
+    by_id, attach, known = images.by_id, images.attach, images.known
+
+    def held(call: Callable[..., T]) -> Callable[..., T]:
+        def wait(*args: object) -> T:
+            assert threading.current_thread() is not threading.main_thread()
+            assert free.wait(60)
+            return call(*args)
+
+        return wait
+
+    images.by_id, images.attach, images.known = held(by_id), held(attach), held(known)  # type: ignore[method-assign]
+    images.opened = lambda layer_id: open_one if layer_id == 6 else None  # type: ignore[method-assign]
+
+    async def call(fs: Filesystem) -> list[object]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fs.getattr, FLAT, CTX)
+            nursery.start_soon(fs.read, FLAT, 0, PAGE)
+            nursery.start_soon(fs.lookup, nodes.ROOT, slow.digest.hex.encode(), CTX)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(30):
+                data = await fs.read(pyfuse3.FileHandleT(nodes.flat_node(6)), 0, 10)
+            free.set()
+            return [data]
+
+    assert within(images, call) == [DATA[::-1][:10]]
 
 
 TREE = image_of(

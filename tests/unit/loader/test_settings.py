@@ -8,7 +8,9 @@ from apparate.errors import InvalidArgument
 from apparate.loader.settings import LoaderSettings
 
 
-@pytest.mark.parametrize("name", ["read_threads", "requests", "max_background", "push_buffer_bytes", "call_threads"])
+@pytest.mark.parametrize(
+    "name", ["read_threads", "disk_threads", "requests", "max_background", "push_buffer_bytes", "call_threads"]
+)
 def test_a_limit_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgument, match=f"loader.{name} "):
         LoaderSettings(**{name: 0})  # type: ignore[arg-type]  # one of the numbers
