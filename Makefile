@@ -37,7 +37,11 @@ $(VENV)/.locked: uv.lock pyproject.toml tests/support/apt-packages.txt | apt
 	@chmod +x $(BIN)/apparate
 	@touch $@
 
-matrix-peers: setup
+$(VENV)/.fuzz: $(VENV)/.locked
+	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(VENV) $(BIN)/uv sync -q --frozen --inexact --no-install-project --group fuzz
+	@touch $@
+
+matrix-peers: setup $(VENV)/.fuzz
 	@$(BIN)/python -m tests.support.peers containerd-1.4.3 containerd-1.7.35 containerd-2.4.2 stargz-snapshotter estargz-convert \
 	    go-containerregistry containers-image
 
