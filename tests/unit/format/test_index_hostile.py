@@ -261,7 +261,7 @@ def test_a_field_of_the_local_form_that_lies_is_named(offset: int, form: str, va
         assert field_of(lambda: LayerIndex(bytes(content))) in {"header_crc", "body_crc"}
 
 
-@pytest.mark.parametrize("length", [0, 100, PAGE, PAGE * 2, -1])
+@pytest.mark.parametrize("length", [0, 100, PAGE, PAGE * 2, PAGE * 2 + 5, -1])
 def test_a_cut_local_form_is_refused(length: int) -> None:
     assert field_of(lambda: LayerIndex(unpack(build_index(toc()))[:length])) == "size"
 

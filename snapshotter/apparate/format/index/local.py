@@ -144,13 +144,15 @@ class LayerIndex:
         checksum, prefetch = self._read_header(view)
         counts = _counts(self.member_count, self.piece_count, prefetch)
         end = PAGE_BYTES + self.metadata_size
+        columns_bytes = sum(_WIDTHS[code] * counts[by] for _, code, by in _COLUMNS)
+        size = end + columns_bytes + DIGEST_BYTES * self.member_count
+        if len(view) != size:
+            raise refuse("size", f"{len(view)} bytes where {size} belong")
         self._metadata = view[PAGE_BYTES:end]
         for name, code, by in _COLUMNS:
             start, end = end, end + _WIDTHS[code] * counts[by]
             setattr(self, "_" + name, view[start:end].cast(code))
-        self._digests = view[end : end + DIGEST_BYTES * self.member_count]
-        if len(view) != end + DIGEST_BYTES * self.member_count:
-            raise refuse("size", f"{len(view)} bytes where {end + DIGEST_BYTES * self.member_count} belong")
+        self._digests = view[end:]
         if not trusted:
             if isal_zlib.crc32(view[PAGE_BYTES:]) != checksum:
                 raise refuse("body_crc", "the body is damaged")
