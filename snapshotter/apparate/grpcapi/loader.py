@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import grpc
@@ -17,6 +18,9 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Loader"]
 
 FETCH_PART_BYTES = 1 << 20
 """Size of one message of a blob stream: large enough that the cost per message vanishes."""
+REGISTRY_THREADS = 48
+"""Calls that may wait for a registry, served at the same time: all that a snapshotter makes at once, and streams beside them."""
+_REGISTRY_CALLS = frozenset({"Layers", "Resolve", "Complete", "Fetch"})
 _TOUCHES_PER_PART = 1000
 
 _PHASES = {
@@ -27,9 +31,14 @@ _PHASES = {
 _Item = TypeVar("_Item")
 
 
-def loader_handler(loader: remote.Loader) -> grpc.GenericRpcHandler:
-    """Return the handler that serves *loader*; add it to a server."""
-    return service_handler(SERVICE, _LoaderServicer(loader))
+def loader_handler(loader: remote.Loader, registry_threads: int = REGISTRY_THREADS) -> grpc.GenericRpcHandler:
+    """Return the handler that serves *loader*; add it to a server.
+
+    Calls that may wait for a registry have *registry_threads* of their own, so that none of them keeps a layer that is here from
+    being mounted.
+    """
+    pool = ThreadPoolExecutor(registry_threads, thread_name_prefix="grpc-registry")
+    return service_handler(SERVICE, _LoaderServicer(loader), slow=_REGISTRY_CALLS, slow_pool=pool)
 
 
 class _LoaderServicer:

@@ -6,7 +6,8 @@ descriptors hold the same table, and using them binds us to no version of the ge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -37,8 +38,16 @@ CHANNEL_OPTIONS = (
 )
 
 
-def service_handler(service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+def service_handler(
+    service: ServiceDescriptor,
+    servicer: object,
+    *,
+    slow: Collection[str] = (),
+    slow_pool: ThreadPoolExecutor | None = None,
+) -> grpc.GenericRpcHandler:
     """Return a handler that serves *service* with the methods of *servicer* that have the same names.
+
+    Those named in *slow* run in *slow_pool*, all others in the server's own threads.
 
     A method takes (request, context) and returns the response, or an iterator of responses if the
     method streams. `ApparateError` becomes the status of the table in `grpcapi.status`.
@@ -47,9 +56,11 @@ def service_handler(service: ServiceDescriptor, servicer: object) -> grpc.Generi
     for method in service.methods:
         behaviour = getattr(servicer, method.name)
         make = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
-        guard = _guard_stream if method.server_streaming else _guard_unary
+        guarded = (_guard_stream if method.server_streaming else _guard_unary)(method, behaviour)
+        if method.name in slow and slow_pool is not None:
+            guarded.experimental_thread_pool = slow_pool  # type: ignore[attr-defined]  # the library looks for it there
         handlers[method.name] = make(
-            guard(method, behaviour),
+            guarded,
             request_deserializer=GetMessageClass(method.input_type).FromString,
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )

@@ -59,7 +59,7 @@ class LoaderSettings:
     push_buffer_bytes: int = 4 * 1024 * 1024
     """Arrived data that waits to be pushed into the page cache; what does not fit is not pushed."""
     call_threads: int = 16
-    """Calls of the snapshotter and the command line that are served at the same time."""
+    """Calls of the snapshotter and the command line that are served at the same time, but for those that wait for a registry."""
     drain_s: float = 5.0
     """How long a planned stop waits for the requests in hand before it leaves the rest to the successor (Linux 6.9 on)."""
 

@@ -30,8 +30,8 @@ from apparate.snapshot.remote import LayerPhase, ManifestLayer, Progress, Resolv
 QUICK = LoaderDeadlines(query_s=5, resolve_s=5, mount_s=5, idle_s=5, outage_s=0.2)
 
 
-def serve(loader: FakeLoader, socket: Path) -> grpc.Server:
-    server = grpc.server(futures.ThreadPoolExecutor(8), options=SERVER_OPTIONS)
+def serve(loader: FakeLoader, socket: Path, threads: int = 8) -> grpc.Server:
+    server = grpc.server(futures.ThreadPoolExecutor(threads), options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers((loader_handler(loader),))
     server.add_insecure_port(f"unix:{socket}")
     server.start()
@@ -160,6 +160,28 @@ def test_a_call_that_takes_too_long_is_unavailable(fake: FakeLoader, tmp_path: P
         with pytest.raises(Unavailable, match="did not answer"):
             client.usage(Digest.of(b""))
         release.set()
+    server.stop(None).wait()
+
+
+def test_calls_that_wait_for_a_registry_leave_threads_for_what_is_here(fake: FakeLoader, tmp_path: Path) -> None:
+    digest = fake.add(FakeLayer(b"blob", {"a": b"x"}))
+    server = serve(fake, tmp_path / "s", threads=2)
+    release, waiting = threading.Event(), threading.Semaphore(0)
+
+    def hang(_: object) -> None:
+        waiting.release()
+        assert release.wait(30)
+
+    with LoaderClient(str(tmp_path / "s"), LoaderDeadlines(outage_s=1)) as client:
+        client.resolve(ResolveRequest("r", digest))
+        fake.before["resolve"] = hang
+        with futures.ThreadPoolExecutor(2) as callers:
+            calls = [callers.submit(client.resolve, ResolveRequest("r", digest)) for _ in range(2)]
+            for _ in calls:
+                assert waiting.acquire(timeout=30)
+            assert client.mount(digest).driver == "fake"
+            release.set()
+            assert [call.result().layer_digest for call in calls] == [digest, digest]
     server.stop(None).wait()
 
 
