@@ -1,10 +1,13 @@
 """Cold starts compared in one run: plain containerd, stargz-snapshotter, ours with and without a recorded profile.
 
     make bench QUICK=1      the Python image at 100 Mbit/s, three times: build/bench/result.json
-    make bench              all images, links and round trips, five times: tests/benchmark/results/
+    make bench              everything: tests/benchmark/results/, snapshotter/docs/benchmarks.md
 
-Every start is on a node that has never seen the image, with cold caches; contenders take turns, so that whatever
-disturbs the machine disturbs all of them. Reported are medians, and all samples.
+Every start is on a node that has never seen the image, with cold caches; contenders take turns, and another one begins
+each round. Results are written after every round: a run that was ended, or that was given only some minutes, is continued by
+the next one. All cells get their first round before one gets its second.
+
+    python -m tests.benchmark.bench --part start --image python --rate 100 --rtt 20 --repetitions 5 --minutes 3
 """
 
 from __future__ import annotations
@@ -12,170 +15,166 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
-import subprocess
+import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 from rich.console import Console
-from tests.benchmark.contenders import Contender, Images, contenders, convert_for_stargz, record_profile
-from tests.benchmark.measure import cold_start
-from tests.benchmark.plot import bars
-from tests.benchmark.workloads import WORKLOADS, Workload, layout, load
-from tests.support.distribution import Registry
-from tests.support.images import push
-from tests.support.leftovers import clean_folder
-from tests.support.link import MEGABIT, Link, link
-from tests.support.node import Node
-from tests.support.services import REPOSITORY, apparate
+from tests.benchmark import conversion, report, starts, touched
+from tests.benchmark.cells import Cell, Results, Round
+from tests.benchmark.stage import Stage, empty_stage, stage
+from tests.benchmark.workloads import ENTRIES, WORKLOADS, Workload
+from tests.support.link import MEGABIT
+from tests.support.services import REPOSITORY
 
-PORT = 5000
 QUICK_REPETITIONS = 3
 REPETITIONS = 5
+QUICK_CELL = Cell("start", "python", 100)
 QUICK_RESULT = REPOSITORY / "build" / "bench" / "result.json"
-RESULTS = REPOSITORY / "tests" / "benchmark" / "results"
+IMAGES = ("python", "java", "layers", "node")
+RATES_MBIT = (100, 1000, 0)
+RTTS_MS = (0, 20)
 _say = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One condition: an image behind a link. `rate_mbit` 0: not shaped."""
+class Part:
+    """One kind of cell: how a round of it is taken, and on what stage."""
 
-    image: str
-    rate_mbit: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One start."""
-
-    start_s: float
-    fetched_bytes: int
+    take: Callable[[Stage, Cell, int], Round]
+    cells: Sequence[Cell]
+    staged: Callable[[Workload], AbstractContextManager[Stage]] = stage
 
 
-FULL = [Cell(image, rate) for image in WORKLOADS for rate in (100, 1000, 0)]
+def _cells(part: str, images: Sequence[str], rates: Sequence[int] = (0,), rtts: Sequence[int] = (0,)) -> list[Cell]:
+    return [Cell(part, image, rate, rtt) for image in images for rate in rates for rtt in rtts]
+
+
+PARTS = {
+    "start": Part(starts.start_round, _cells("start", IMAGES, RATES_MBIT, RTTS_MS)),
+    "limit": Part(touched.limit_round, _cells("limit", IMAGES)),
+    "read": Part(starts.read_round, _cells("read", ["python"], RATES_MBIT)),
+    "walk": Part(starts.walk_round, _cells("walk", ["python", "node"])),
+    "memory": Part(starts.memory_round, _cells("memory", ["python"], [100])),
+    "attach": Part(conversion.attach_round, _cells("attach", [ENTRIES.name])),
+    "convert": Part(conversion.convert_round, _cells("convert", ["python", "node"]), empty_stage),
+}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one image, one link, three repetitions")
-    parser.add_argument("--image", action="append", choices=list(WORKLOADS), help="only this image; may be repeated")
-    quick = (arguments := parser.parse_args()).quick
+    arguments = _parse()
     if os.geteuid() != 0:
         print("make bench needs root: it makes mounts and network namespaces", file=sys.stderr)
         return 1
-    if quick:
-        found = measure([Cell("python", 100)], QUICK_REPETITIONS)
-        QUICK_RESULT.parent.mkdir(parents=True, exist_ok=True)
-        (samples,) = found.values()
-        QUICK_RESULT.write_text(json.dumps(medians(samples), indent=2) + "\n")
-        print(QUICK_RESULT.read_text(), end="")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # nodes are taken down, as on Ctrl-C
+    if arguments.quick:
+        return _quick()
+    wanted = list(_wanted(arguments))
+    if arguments.list:
+        print(*(cell.name for cell in wanted), sep="\n")
         return 0
-    cells = [cell for cell in FULL if not arguments.image or cell.image in arguments.image]
-    write_results(measure(cells, REPETITIONS))
+    results = Results()
+    if arguments.again:
+        for cell in wanted:
+            results.forget(cell)
+    until = time.monotonic() + 60 * arguments.minutes if arguments.minutes else float("inf")
+    if arguments.prepare:
+        for image in dict.fromkeys(cell.image for cell in wanted):
+            with stage(_workload(image)):
+                _say.print(f"{image} is prepared")
+        return 0
+    for number in range(arguments.repetitions):
+        due = [cell for cell in wanted if results.rounds(cell) == number]
+        if not _measure(due, results, number, until):
+            break
+    report.write(results)
     return 0
 
 
-def measure(cells: Sequence[Cell], repetitions: int) -> dict[Cell, dict[str, list[Sample]]]:
-    """Measure every contender in every cell."""
-    found: dict[Cell, dict[str, list[Sample]]] = {}
-    for image in dict.fromkeys(cell.image for cell in cells):
-        workload = WORKLOADS[image]
-        with _prepared(workload) as (folder, wire, candidates):
-            for cell in (cell for cell in cells if cell.image == image):
-                wire.shape(cell.rate_mbit * MEGABIT or None)
-                found[cell] = _measure_cell(folder, wire, workload, candidates, cell, repetitions)
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one image, one link, three repetitions")
+    parser.add_argument(
+        "--part", action="append", choices=list(PARTS), help="only this; may be repeated, as those below"
+    )
+    parser.add_argument("--image", action="append", choices=[*WORKLOADS, ENTRIES.name])
+    parser.add_argument("--rate", action="append", type=int, help="Mbit/s; 0: not shaped")
+    parser.add_argument("--rtt", action="append", type=int, help="round trip in milliseconds")
+    parser.add_argument(
+        "--repetitions", type=int, default=REPETITIONS, help="rounds that a cell has when it is finished"
+    )
+    parser.add_argument("--minutes", type=float, default=0, help="begin no round later than this")
+    parser.add_argument("--again", action="store_true", help="forget the results of these cells first")
+    parser.add_argument("--prepare", action="store_true", help="make the images, measure nothing")
+    parser.add_argument("--list", action="store_true", help="say which cells are meant, measure nothing")
+    return parser.parse_args()
+
+
+def _wanted(arguments: argparse.Namespace) -> Iterator[Cell]:
+    """The chosen cells. A link can be chosen only where a part has several."""
+    for name, part in PARTS.items():
+        rates, rtts = {cell.rate_mbit for cell in part.cells}, {cell.rtt_ms for cell in part.cells}
+        for cell in part.cells:
+            if (
+                _fits(name, arguments.part)
+                and _fits(cell.image, arguments.image)
+                and (len(rates) == 1 or _fits(cell.rate_mbit, arguments.rate))
+                and (len(rtts) == 1 or _fits(cell.rtt_ms, arguments.rtt))
+            ):
+                yield cell
+
+
+def _fits(value: object, chosen: Sequence[object] | None) -> bool:
+    return not chosen or value in chosen
+
+
+def _measure(cells: Sequence[Cell], results: Results, number: int, until: float) -> bool:
+    """Take one round of each of *cells*, image by image; False: the time is over."""
+    for staged, image in dict.fromkeys((PARTS[cell.part].staged, cell.image) for cell in cells):
+        mine = [cell for cell in cells if (PARTS[cell.part].staged, cell.image) == (staged, image)]
+        if time.monotonic() >= until:
+            return False
+        with staged(_workload(image)) as made:
+            for cell in mine:
+                if time.monotonic() >= until:
+                    return False
+                results.add(cell, _round(made, cell, number))
+    return True
+
+
+def _round(made: Stage, cell: Cell, number: int) -> Round:
+    made.wire.shape(cell.rate_mbit * MEGABIT or None)
+    with made.wire.delayed(cell.rtt_ms / 1000):
+        found = PARTS[cell.part].take(made, cell, number)
+    for name, sample in found.samples.items():
+        _say.print(f"{cell.name:22} {name:17}", *(f"{field} {value:,}" for field, value in sample.items()))
     return found
 
 
-def medians(samples: dict[str, list[Sample]]) -> dict[str, dict[str, float]]:
-    """The medians of each contender."""
-    return {
+def _workload(image: str) -> Workload:
+    return ENTRIES if image == ENTRIES.name else WORKLOADS[image]
+
+
+def _quick() -> int:
+    QUICK_RESULT.parent.mkdir(parents=True, exist_ok=True)
+    results = Results(QUICK_RESULT.with_name("samples.json"))
+    results.forget(QUICK_CELL)
+    with stage(_workload(QUICK_CELL.image)) as made:
+        for number in range(QUICK_REPETITIONS):
+            results.add(QUICK_CELL, _round(made, QUICK_CELL, number))
+    medians = {
         name: {
-            "start_s": round(statistics.median(sample.start_s for sample in taken), 3),
-            "fetched_bytes": int(statistics.median(sample.fetched_bytes for sample in taken)),
+            "start_s": round(results.median(QUICK_CELL, name, "start_s"), 3),
+            "fetched_bytes": int(results.median(QUICK_CELL, name, "fetched_bytes")),
         }
-        for name, taken in samples.items()
+        for name in results.contenders(QUICK_CELL)
     }
-
-
-@contextmanager
-def _prepared(workload: Workload) -> Iterator[tuple[Path, Link, list[Contender]]]:
-    """A registry behind a link that holds the image in every form; the link is not shaped yet."""
-    image = load(layout(workload))
-    with (
-        clean_folder("bench") as folder,
-        link() as wire,
-        Registry(folder / "registry", listen=wire.far, port=PORT, netns=wire.namespace) as registry,
-    ):
-        source = push(registry, f"bench/{workload.name}", image, tag="v1")
-        images = Images(source, f"{source}-stargz", f"{source}-apparate", f"{source}-profiled")
-        _say.print(f"[bold]{workload.name}[/]  converting and recording")
-        apparate("convert", "--plain-http", source, images.accelerated, timeout_s=1800)
-        profile = folder / "profile"
-
-        def start(node: Node) -> None:
-            cold_start(node.containerd, wire, images.accelerated, workload)
-
-        record_profile(_fresh(folder, "recorder"), registry.address, images.accelerated, start, profile)
-        profiled = ["--prefetch", str(profile), source, images.profiled]
-        apparate("convert", "--plain-http", *profiled, timeout_s=1800)
-        convert_for_stargz(_fresh(folder, "stargz"), registry.address, source, images.stargz, profile)
-        yield folder, wire, contenders(images, registry.address)
-
-
-def _measure_cell(
-    folder: Path, wire: Link, workload: Workload, candidates: Sequence[Contender], cell: Cell, repetitions: int
-) -> dict[str, list[Sample]]:
-    samples: dict[str, list[Sample]] = {contender.name: [] for contender in candidates}
-    for number in range(repetitions):
-        for contender in candidates:
-            place = _fresh(folder, f"{contender.name}-{cell.rate_mbit}-{number}")
-            with contender.node(place) as daemon:
-                start = cold_start(daemon, wire, contender.reference, workload)
-                daemon.remove_all()
-            samples[contender.name].append(Sample(round(start.start_s, 3), start.fetched_bytes))
-            fetched = f"{start.fetched_bytes / 1e6:7.1f} MB"
-            _say.print(
-                f"{cell.image} {cell.rate_mbit or 'unshaped'}  {contender.name:17} {start.start_s:6.2f} s {fetched}"
-            )
-    return samples
-
-
-def _fresh(folder: Path, name: str) -> Path:
-    place = folder / name
-    place.mkdir()
-    return place
-
-
-def write_results(found: dict[Cell, dict[str, list[Sample]]]) -> None:
-    """Write all samples with what they were taken on, and a plot for each cell."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    document = {
-        "commit": subprocess.run(
-            ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "architecture": platform.machine()},
-        "taken": time.strftime("%Y-%m-%d", time.gmtime()),
-        "cells": [
-            {
-                **asdict(cell),
-                "medians": medians(samples),
-                "samples": {name: [asdict(sample) for sample in taken] for name, taken in samples.items()},
-            }
-            for cell, samples in found.items()
-        ],
-    }
-    (RESULTS / "starts.json").write_text(json.dumps(document, indent=1) + "\n")
-    for cell, samples in found.items():
-        values = {name: [sample.start_s for sample in taken] for name, taken in samples.items()}
-        rate = f"{cell.rate_mbit} Mbit/s" if cell.rate_mbit else "unshaped"
-        bars(RESULTS / f"start-{cell.image}-{cell.rate_mbit or 'unshaped'}.png", f"{cell.image}, {rate}", values)
+    QUICK_RESULT.write_text(json.dumps(medians, indent=2) + "\n")
+    print(QUICK_RESULT.read_text(), end="")
+    return 0
 
 
 if __name__ == "__main__":

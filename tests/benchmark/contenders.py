@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,11 +14,12 @@ from tests.support.containerd import PAUSE, Containerd, Plug, Settings, release
 from tests.support.leftovers import mounts_below
 from tests.support.node import Node, node
 from tests.support.peers import peer
-from tests.support.processes import Process, run
-from tests.support.services import answers, apparate
+from tests.support.processes import Process, processes_mentioning, run
+from tests.support.services import NAME, answers, apparate
 
 CONTAINERD = "2.4.2"
 CLIENT_NAMESPACE = "k8s.io"
+CONVERT_TIMEOUT_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,49 +41,65 @@ class Images:
     profiled: str
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """CPU seconds, user and system, and how long it took."""
+
+    cpu_s: float
+    wall_s: float
+
+
 def contenders(images: Images, registry: str) -> list[Contender]:
     """All contenders, for images in *registry*, a host without TLS."""
-    ours = _ours(registry)
+    ours = _node(registry, NAME)
     return [
-        Contender("containerd", _ordinary(registry), images.plain),
+        Contender("containerd", _node(registry, "overlayfs"), images.plain),
         Contender("stargz", _stargz(registry), images.stargz),
         Contender("apparate", ours, images.accelerated),
         Contender("apparate_profile", ours, images.profiled),
     ]
 
 
-def record_profile(folder: Path, registry: str, reference: str, start: Callable[[Node], None], target: Path) -> None:
-    """Run an application once on a node of ours and write to *target* what it touched."""
-    with node(folder, CONTAINERD, plain_http=[registry]) as recorder:
-        start(recorder)
-        target.write_text(apparate("profile", reference, "--config", recorder.ours.config).stdout)
+def profile_of(recorder: Node, reference: str) -> str:
+    """What containers of *reference* have touched on a node of ours, as the list that conversions read."""
+    return apparate("profile", reference, "--config", recorder.ours.config).stdout
 
 
-def convert_for_stargz(folder: Path, registry: str, source: str, target: str, prefetch: Path) -> None:
-    """Convert *source* with the estargz library's converter, the files of the list *prefetch* first, and push it."""
+def convert_for_stargz(folder: Path, registry: str, source: str, target: str, profile: Path) -> Usage:
+    """Convert *source* with the estargz library's converter, the files of *profile* first, and push it.
+
+    Returned is what the converter itself has used, without pull, push and containerd.
+    """
     files = folder / "prioritized"
-    paths = dict.fromkeys(line.split(" ")[0] for line in prefetch.read_text().splitlines() if line)
+    paths = dict.fromkeys(line.split(" ")[0] for line in profile.read_text().splitlines() if line)
     files.write_text("".join(f"{path}\n" for path in paths))
     with Containerd(release(CONTAINERD), folder / "converter", Settings(plain_http=[registry])) as daemon:
         daemon.pull_with_ctr(source, "overlayfs")
         program = peer("estargz-convert") / "estargz-convert"
-        run([program, "-prioritized", files, daemon.socket, CLIENT_NAMESPACE, source, target], timeout_s=1800)
+        line: list[str | Path] = [program, "-prioritized", files, daemon.socket, CLIENT_NAMESPACE, source, target]
+        used = measured(lambda: run(line, timeout_s=CONVERT_TIMEOUT_S))
         daemon.ctr("images", "push", "--local", "--plain-http", target)
+    return used
 
 
-def _ordinary(registry: str) -> Callable[[Path], AbstractContextManager[Containerd]]:
+def measured(work: Callable[[], object]) -> Usage:
+    """What the child processes that *work* starts and waits for have used. Nothing else may wait for children meanwhile."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    work()
+    after, wall_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
+    return Usage(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall_s)
+
+
+def daemons_of(place: Path) -> list[int]:
+    """The processes of a lazy snapshotter on the node at *place*: all of ours, or stargz-snapshotter."""
+    found = processes_mentioning(f"{place}/")
+    return [pid for pid, line in found.items() if "-m apparate" in line or "/stargz-snapshotter " in line]
+
+
+def _node(registry: str, snapshotter: str) -> Callable[[Path], AbstractContextManager[Containerd]]:
     @contextmanager
     def make(folder: Path) -> Iterator[Containerd]:
-        with node(folder, CONTAINERD, snapshotter="overlayfs", plain_http=[registry]) as made:
-            yield made.containerd
-
-    return make
-
-
-def _ours(registry: str) -> Callable[[Path], AbstractContextManager[Containerd]]:
-    @contextmanager
-    def make(folder: Path) -> Iterator[Containerd]:
-        with node(folder, CONTAINERD, plain_http=[registry]) as made:
+        with node(folder, CONTAINERD, snapshotter=snapshotter, plain_http=[registry]) as made:
             yield made.containerd
 
     return make

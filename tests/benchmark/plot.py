@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MEGABYTE = 1e6
+_COLUMNS = 3
+_COLOURS = ("tab:gray", "tab:orange", "tab:blue", "tab:green")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +50,32 @@ def timeline(path: Path, title: str, curves: Sequence[Curve]) -> None:
     plt.close(figure)
 
 
-def bars(path: Path, title: str, values: Mapping[str, Sequence[float]]) -> None:
-    """Draw the median of each contender's seconds, with every sample as a dot."""
+def bars(path: Path, title: str, label: str, panels: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Draw one panel for each condition, the first three on top: medians of the contenders, every sample as a dot."""
     import matplotlib as mpl  # as above
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
-    names = list(values)
-    axes.barh(names, [statistics.median(values[name]) for name in names], color="tab:blue", alpha=0.5)
-    for name in names:
-        axes.plot(values[name], [name] * len(values[name]), "o", color="black", markersize=3)
-    axes.invert_yaxis()
-    axes.set_xlabel("seconds from the pull to the first line")
-    axes.set_title(title)
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(4.4 * columns, 0.6 + 2.1 * rows), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, (heading, values) in zip(grid.flat, panels.items(), strict=False):
+        names = list(values)
+        medians = [statistics.median(values[name]) for name in names]
+        axes.barh(names, medians, color=[_COLOURS[number % len(_COLOURS)] for number in range(len(names))], alpha=0.6)
+        for name, median in zip(names, medians, strict=True):
+            axes.plot(values[name], [name] * len(values[name]), "o", color="black", markersize=3)
+            axes.annotate(f"{median:.2f}", (max(values[name]), name), xytext=(5, -4), textcoords="offset points")
+        axes.set_xlim(0, 1.18 * max(max(samples) for samples in values.values()))
+        axes.set_title(heading, fontsize=10)
+        axes.grid(visible=True, axis="x", alpha=0.3)
+    grid.flat[0].invert_yaxis()
+    for axes in [*grid.flat][len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel(label, fontsize=10)
+    figure.suptitle(title)
     figure.savefig(path, dpi=120)
     plt.close(figure)

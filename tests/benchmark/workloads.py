@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmark import recipes
+from tests.benchmark.entries import entry_layers
 from tests.support.images import Image, Layer, build_image, write_layout
 from tests.support.peers import cache_root
 
@@ -51,7 +52,7 @@ def layout(workload: Workload) -> Path:
     """Return the OCI layout of *workload*'s image, built first if it is not in the cache (some minutes)."""
     root = cache_root() / "images"
     root.mkdir(parents=True, exist_ok=True)
-    target = root / f"{workload.name}-{_key(workload)}"
+    target = root / f"{workload.name}-{key(workload)}"
     with _lock(root / f".{workload.name}.lock"):
         if not target.is_dir():
             with tempfile.TemporaryDirectory(dir=root, prefix=f".{workload.name}-") as scratch:
@@ -85,6 +86,7 @@ WORKLOADS = {
     )
 }
 PYTHON = WORKLOADS["python"]
+ENTRIES = Workload("entries", entry_layers, [_SHELL, "-c", "cat /tree/7/7 && echo ready"], "ready")
 
 
 def _layer(folder: Path) -> Layer:
@@ -98,11 +100,11 @@ def _layer(folder: Path) -> Layer:
     return Layer(gzip.compress(tar, GZIP_LEVEL, mtime=0), _LAYER_TYPE, diff_id)
 
 
-def _key(workload: Workload) -> str:
-    """Of all recipes together: they share their helpers."""
+def key(workload: Workload) -> str:
+    """What its image is kept by: the module of its recipe as a whole, for recipes share their helpers."""
     hasher = hashlib.sha256(f"{workload.name} {workload.command} {platform.machine()}".encode())
     for source in (
-        Path(recipes.__file__).read_bytes(),
+        Path(inspect.getfile(workload.build)).read_bytes(),
         recipes.REQUIREMENTS.read_bytes(),
         inspect.getsource(_layer).encode(),
     ):

@@ -94,12 +94,16 @@ class Container:
             text += rest + ("" if tag == "P" else "\n")
         return text
 
-    def first_line_wall_ns(self) -> int | None:
-        """When containerd logged the first line (wall clock, nanoseconds), None before that."""
-        if not self._log.exists():
-            return None
-        head = self._log.read_text(errors="replace").split(" ", 1)[0]
-        return _parse_rfc3339_ns(head) if head else None
+    def line_wall_ns(self, text: str) -> int:
+        """When containerd logged the first line that holds *text* (wall clock, nanoseconds).
+
+        Raises:
+            AssertionError: there is none yet.
+        """
+        for line in self._log.read_text(errors="replace").splitlines():
+            if text in line:
+                return _parse_rfc3339_ns(line.split(" ", 1)[0])
+        raise AssertionError(f"the container has not printed {text!r}")
 
     def status(self) -> Any:
         return self._client.call("ContainerStatus", container_id=self.id).status
