@@ -65,9 +65,9 @@ unit: setup
 test: setup peers ## What needs no node containers and no cluster.
 	@$(BIN)/python -m tests.support.groups tests/unit $(ROOT_GROUPS)
 
-# MATRIX=1 makes long what make test has in short.
+# All tests marked `matrix`, those in tests/matrix by themselves.
 test-matrix: setup matrix-peers ## Other containerds, foreign tools, long kills, fuzzing, memory: at most 25 minutes.
-	@MATRIX=1 $(BIN)/python -m tests.support.groups tests/matrix
+	@MATRIX=1 $(BIN)/python -m tests.support.groups $(ROOT_GROUPS) tests/matrix
 
 demo: setup peers ## Convert a real image and start it on data loaded while it runs.
 	@$(BIN)/python -m tests.benchmark.demo

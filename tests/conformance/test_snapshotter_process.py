@@ -17,7 +17,7 @@ import pytest
 from tests.support.fake_loader import FakeLayer, FakeLoader
 from tests.support.leftovers import mounts_below
 from tests.support.processes import Process, run, wait_until
-from tests.support.scope import times
+from tests.support.scope import matrix_only
 from tests.support.services import Services, answers, apparate, command, environment
 from tests.support.snapshots_client import SnapshotsClient, mount_all
 
@@ -29,7 +29,7 @@ from apparate.snapshot.remote import ManifestLayer
 
 pytestmark = pytest.mark.root
 
-KILLS = times(8, 50)
+KILLS = (8, pytest.param(50, marks=matrix_only))
 SEED = 20260902
 TOO_BIG_FOR_OLD_SERVERS = 6 << 20  # above the 4 MiB that gRPC takes by default
 
@@ -137,7 +137,8 @@ def test_list_of_many_comes_in_batches(services: Services) -> None:
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_what_was_answered_survives_sigkill(services: Services, folder: Path) -> None:
+@pytest.mark.parametrize("kills", KILLS)
+def test_what_was_answered_survives_sigkill(services: Services, folder: Path, kills: int) -> None:
     """Kill it again and again under load; what it has confirmed is there, and nothing else has a directory."""
     chance = random.Random(SEED)
     confirmed: set[str] = set()
@@ -172,7 +173,7 @@ def test_what_was_answered_survives_sigkill(services: Services, folder: Path) ->
     workers = [threading.Thread(target=load, args=(worker,)) for worker in range(4)]
     for worker in workers:
         worker.start()
-    for _ in range(KILLS):
+    for _ in range(kills):
         before = len(removed)
         wait_until(lambda seen=before: len(removed) > seen, "work is going on")  # type: ignore[misc]  # bound per round
         threading.Event().wait(chance.uniform(0.0, 0.1))

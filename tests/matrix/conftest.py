@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import secrets
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,13 @@ SEED = int(os.environ.get("SEED") or secrets.randbits(32))
 
 def pytest_report_header() -> str:
     return f"seed: {SEED} (SEED={SEED} repeats this run)"
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Mark everything here as long; the hook is given the tests of other folders too."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.matrix)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""How much is run: `make test` the short form of everything, `make test-matrix` the long one."""
+"""How much is run: `make test` the short form of everything, `make test-matrix` what is marked `matrix`, wherever it stands."""
 
 from __future__ import annotations
 
@@ -8,8 +8,3 @@ import pytest
 
 MATRIX = os.environ.get("MATRIX") == "1"
 matrix_only = pytest.mark.matrix
-
-
-def times(short: int, full: int) -> int:
-    """How often something is repeated: *short* in `make test`, *full* in `make test-matrix`."""
-    return full if MATRIX else short
