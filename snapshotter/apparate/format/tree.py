@@ -4,7 +4,8 @@ The entries are applied in their order, as containerd's `archive.Apply` does on 
 
 - a later entry replaces an earlier one of the same path, with everything below it; only a directory over a directory
   keeps the children and takes the new attributes;
-- a missing parent is made, 0755 root:root; an entry for the root itself is ignored;
+- a missing parent is made, 0755 root:root, but of the group of a set-group-ID directory that it lies in, as by mkdir(2);
+  an entry for the root itself is ignored;
 - a hard link is the same inode, and its own attributes are applied to that inode; so the inode loses its capabilities
   unless the link's entry has them too, as by chown(2);
 - an access list takes the mode's permissions, as by chmod(2);
@@ -45,6 +46,7 @@ OPAQUE_XATTR: Final = b"trusted.overlay.opaque"
 _FORMAT: Final = "layer"
 _TIME_END_NS: Final = 1 << 63
 _DIR_MODE: Final = 0o755
+_SET_GID: Final = 0o2000
 _SYMLINK_MODE: Final = 0o777
 _BLOCK: Final = 4096
 _ANY_TYPE_XATTRS: Final = (b"security.", b"system.posix_acl_")
@@ -288,7 +290,8 @@ class _Builder:
                 raise _refuse(position, entry, "name", f"its parent {known + b'/' + name!r} is a {existing.type.value}")
             if len(name) > MAX_NAME_BYTES:
                 raise _refuse(position, entry, "name", f"a component is longer than {MAX_NAME_BYTES} bytes")
-            child = Node(EntryType.DIR, _DIR_MODE, nlink=2, children={})
+            gid = node.gid if node.mode & _SET_GID else 0
+            child = Node(EntryType.DIR, _DIR_MODE, gid=gid, nlink=2, children={})
             node.children[name] = child
             node.nlink += 1
             known = known + b"/" + name if known else name

@@ -41,6 +41,12 @@ def test_missing_parents_are_made_as_root_owns_them() -> None:
         assert (node.type, node.mode, node.uid, node.gid, node.mtime_ns) == (DIR, 0o755, 0, 0, 0)
 
 
+def test_missing_directory_takes_the_group_of_a_set_group_id_parent() -> None:
+    nodes = paths(grow(Entry(b"a", DIR, 0o2770, uid=5, gid=6), file(b"a/b/c/d")))
+    assert (nodes[b"a/b"].mode, nodes[b"a/b"].uid, nodes[b"a/b"].gid) == (0o755, 0, 6)
+    assert (nodes[b"a/b/c"].mode, nodes[b"a/b/c"].gid) == (0o755, 0)
+
+
 def test_an_entry_for_the_root_changes_nothing() -> None:
     root = grow(Entry(b"", DIR, 0o700, uid=5)).root
     assert (root.mode, root.uid) == (0o755, 0)
