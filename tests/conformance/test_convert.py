@@ -73,9 +73,10 @@ def test_what_is_pulled_again_is_the_source(registry: Registry, name: str, layer
     needs("zstd")
     source = push(registry, name, torture_image())
     converted(source, f"{source}-apparate", "--format", layers)
-    sources = [base_layer(), torture_layer(), {}]
-    for (tar, _), entries in zip(unpacked(registry, f"{source}-apparate"), sources, strict=True):
-        assert members_of_tar(tar) == members_of_tar(gzip.decompress(build_layer(entries).blob))
+    trees = [members_of_tar(gzip.decompress(build_layer(one).blob)) for one in (base_layer(), torture_layer(), {})]
+    trees[1][b"replaced"] = trees[0][b"replaced"]  # which the torture only implies
+    for (tar, _), tree in zip(unpacked(registry, f"{source}-apparate"), trees, strict=True):
+        assert members_of_tar(tar) == tree
 
 
 @pytest.mark.root

@@ -142,6 +142,22 @@ def check_layers(manifest: Manifest, config: ImageConfig, name: str) -> None:
         )
 
 
+def listed_paths(ranges: Iterable[PrefetchRange]) -> frozenset[bytes]:
+    """Return the paths of a prefetch list and all that they lie in."""
+    listed: set[bytes] = set()
+    for item in ranges:
+        path = item.path
+        while path not in listed:
+            listed.add(path)
+            path = path.rpartition(b"/")[0]
+    return frozenset(listed)
+
+
+def concerning(entries: Iterable[Entry], listed: frozenset[bytes]) -> list[Entry]:
+    """Return those of *entries* that make a difference to `Claims.take`; *listed* is of the whole list."""
+    return [entry for entry in entries if not listed.isdisjoint(_hides(entry))] if listed else []
+
+
 class Claims:
     """Gives each range of a prefetch list to the layer that finally provides the path; ask the topmost layer first."""
 
@@ -158,12 +174,8 @@ class Claims:
 
     @property
     def key(self) -> frozenset[bytes]:
-        """What is still to be found: two layers that are asked with the same key and entries get the same ranges."""
+        """What is still to be found: layers of the same entries that are asked with the same key get the same ranges."""
         return frozenset(self._left)
-
-    def restrict(self, left: frozenset[bytes]) -> None:
-        """Forget all but *left*: the `key` after the same layer was asked before, for another image."""
-        self._left = {path: ranges for path, ranges in self._left.items() if path in left}
 
     def take(self, entries: Iterable[Entry]) -> list[PrefetchRange]:
         """Return the ranges of the layer with *entries*, in list order, and forget those that it hides from lower layers."""

@@ -27,9 +27,9 @@ class ConvertSettings:
     threads: int = 0
     """Threads that compress and check; 0: one for each core this process may run on."""
     layers_in_flight: int = 2
-    """Layers converted at once, besides the one that is being read: bounds memory and temporary disk."""
+    """Layers converted at once, besides those that are read ahead (`convert.reading`): bounds memory and temporary disk."""
     spool_dir: str = ""
-    """Directory for temporary files: up to `layers_in_flight + 1` uncompressed layers and their results; empty: $TMPDIR, else /tmp."""
+    """Directory for temporary files: `layers_in_flight + 1` uncompressed layers, the results of the former, and what is read ahead; empty: $TMPDIR, else /tmp."""
     layer_bytes_max: int = 256 * 1024**3
     """A layer that unpacks to more is refused: a decompression bomb, or more than the disk takes."""
 

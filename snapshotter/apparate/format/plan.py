@@ -93,7 +93,8 @@ def _plan(
     front, ranges, rest = _order(items, prefetch or ())
     hot, cold, hole = _Heat(options.member_bytes), _Heat(options.cold_bytes), _Heat(HOLE_MEMBER_BYTES)
     usual = hot if prefetch is None else cold
-    cutter = _Cutter(options.chunk_bytes, max((item.header.offset for item in source), default=0))
+    spans = (item.header.offset for item in source if not isinstance(item.header, bytes))
+    cutter = _Cutter(options.chunk_bytes, max(spans, default=0))
     landmark = PREFETCH_LANDMARK if ranges else NO_PREFETCH_LANDMARK
     if not ranges:
         cutter.landmark(landmark, hot)

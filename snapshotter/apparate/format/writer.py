@@ -79,13 +79,14 @@ class LayerOptions:
 class SourceEntry:
     """An entry of the source tar and where its bytes are.
 
-    `header` spans all its header blocks (pax, GNU long name, ustar); `payload` is the stored bytes, without padding.
+    `header` spans all its header blocks (pax, GNU long name, ustar), or is a new header: of an entry that the source tar
+    lacks. `payload` is the stored bytes, without padding.
     `runs`, for sparse files only, gives the data runs (file offset, length) that the payload holds back to back; None:
     the payload is the file.
     """
 
     entry: Entry
-    header: Span
+    header: Span | bytes
     payload: Span
     runs: tuple[tuple[int, int], ...] | None = None
 

@@ -8,6 +8,8 @@ from apparate.convert.selection import (
     Claims,
     check_layers,
     choose,
+    concerning,
+    listed_paths,
     refuse_accelerated,
     refuse_lazy,
     require_platform,
@@ -168,8 +170,24 @@ def test_a_whiteout_and_its_siblings_of_one_layer_go_together() -> None:
     assert take(same, entry("dir/.wh..wh..opq"), entry("dir/file")) == [b"dir/file"]
 
 
-def test_restricting_repeats_what_another_image_found() -> None:
-    first, second = claims("a", "b"), claims("a", "b")
-    take(first, entry("a"))
-    second.restrict(first.key)
-    assert take(second, entry("a"), entry("b")) == [b"b"]
+def test_entries_that_do_not_concern_a_list_change_nothing() -> None:
+    listed = listed_paths([PrefetchRange(b"a/b/file"), PrefetchRange(b"c")])
+    entries = [
+        entry("a/.wh.b"),
+        entry("a/b/other"),
+        entry("a/b/.wh..wh..opq"),
+        entry(".wh.c"),
+        entry("c"),
+        entry("a/b", EntryType.SYMLINK),
+        entry("d/.wh..wh..opq"),
+        entry("a", EntryType.DIR),
+        entry("file"),
+    ]
+    kept = concerning(entries, listed)
+    assert [one.path for one in kept] == [b"a/.wh.b", b"a/b/.wh..wh..opq", b".wh.c", b"c", b"a/b"]
+    assert concerning([entry(".wh..wh..opq")], listed) != []
+    assert concerning(entries, listed_paths([])) == []
+    for size in range(len(entries) + 1):
+        every, some = claims("a/b/file", "c"), claims("a/b/file", "c")
+        assert every.take(entries[:size]) == some.take(concerning(entries[:size], listed))
+        assert (every.key, every.missed) == (some.key, some.missed)
