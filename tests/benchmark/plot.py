@@ -23,7 +23,7 @@ class Curve:
 
 
 def timeline(path: Path, title: str, curves: Sequence[Curve]) -> None:
-    """Draw what crossed the link over time; a dot where the application said its first line."""
+    """Draw what crossed the link over time; a dot, and the time in the legend, where the application said its first line."""
     import matplotlib as mpl  # slow to import, needed once
 
     mpl.use("Agg")
@@ -32,13 +32,11 @@ def timeline(path: Path, title: str, curves: Sequence[Curve]) -> None:
     figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
     for curve in curves:
         times = [seconds for seconds, _ in curve.samples]
-        (line,) = axes.plot(times, [count / MEGABYTE for _, count in curve.samples], label=curve.label)
+        label = f"{curve.label}, {curve.ready_s:.1f} s" if curve.ready_s else curve.label
+        (line,) = axes.plot(times, [count / MEGABYTE for _, count in curve.samples], label=label)
         if curve.ready_s:
             height = max((count for seconds, count in curve.samples if seconds <= curve.ready_s), default=0) / MEGABYTE
             axes.plot([curve.ready_s], [height], "o", color=line.get_color())
-            axes.annotate(
-                f"{curve.ready_s:.1f} s", (curve.ready_s, height), xytext=(6, -12), textcoords="offset points"
-            )
         for mark in curve.marks:
             axes.axvline(mark, color=line.get_color(), linestyle=":", linewidth=1)
     axes.set_xlabel("seconds since the pull began")

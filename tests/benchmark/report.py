@@ -54,7 +54,7 @@ _METHOD = """\
 
 ```sh
 make bench QUICK=1     # the Python image at 100 Mbit/s, three rounds, some minutes: build/bench/result.json
-make bench             # everything, five rounds, some hours
+make bench             # everything, five rounds, about an hour and a half
 ```
 
 Results are written after each round and a run goes on where the last one ended, so it can be cut in slices and cells can be chosen:
@@ -99,9 +99,11 @@ def draw(results: Results, image: str, folder: Path) -> None:
 
 def _machine(results: Results) -> str:
     rounds = sorted({results.rounds(cell) for cell in _start_cells(results)})
-    count = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else str(*rounds)
+    if not rounds:
+        return ""
+    count = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else str(rounds[0])
     where = f"{results.machine['cores']} cores ({results.machine['architecture']}), Linux {results.machine['kernel']}"
-    return f"\n{where}; {count} rounds; commits {', '.join(results.commits())}.\n"
+    return f"\n{where}; rounds of each cell: {count}; commits {', '.join(results.commits())}.\n"
 
 
 def _verdict(results: Results) -> str:
