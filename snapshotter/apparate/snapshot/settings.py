@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from apparate.errors import InvalidArgument
+from apparate.errors import FailedPrecondition, InvalidArgument
 
 Mode = Literal["lazy", "ordinary"]
 
@@ -66,3 +66,21 @@ class SnapshotterSettings:
         for name in ("unmount_idle_s", "outage_s"):
             if getattr(self, name) < 0:
                 raise InvalidArgument(f"snapshotter.{name} must not be negative, not {getattr(self, name)}")
+
+
+def mode_of(settings: SnapshotterSettings) -> Mode:
+    """Return the mode in force now: the word in the mode file if there is one that can be used.
+
+    Raises:
+        FailedPrecondition: the file is there and cannot be read.
+    """
+    path = settings.mode_file
+    if path is None:
+        return settings.mode
+    try:
+        word = path.read_text().strip()
+    except FileNotFoundError:
+        return settings.mode
+    except OSError as error:
+        raise FailedPrecondition(f"mode file {path} cannot be read: {error.strerror}") from error
+    return "lazy" if word == "lazy" else "ordinary" if word == "ordinary" else settings.mode

@@ -27,7 +27,7 @@ from apparate.snapshot.reconcile import metadata_lost, reconcile_directories
 from apparate.snapshot.remote import Loader, Usage
 from apparate.snapshot.resolver import Decision, LayerResolver, Verdict
 from apparate.snapshot.root import RootLock
-from apparate.snapshot.settings import SnapshotterSettings
+from apparate.snapshot.settings import SnapshotterSettings, mode_of
 from apparate.snapshot.unpack import Applier, Unpacker
 from apparate.telemetry.logging import get_logger
 from apparate.telemetry.metrics import PREPARES
@@ -255,17 +255,11 @@ class Snapshotter:
             yield decision
 
     def _mode(self) -> str:
-        path = self._settings.mode_file
-        if path is None:
-            return self._settings.mode
         try:
-            mode = path.read_text().strip()
-        except FileNotFoundError:
+            return mode_of(self._settings)
+        except FailedPrecondition as error:
+            log.warning("mode file cannot be read", path=str(self._settings.mode_file), error=str(error))
             return self._settings.mode
-        except OSError as error:
-            log.warning("mode file cannot be read", path=str(path), error=str(error))
-            return self._settings.mode
-        return mode if mode in {"lazy", "ordinary"} else self._settings.mode
 
     def _commit_lazy(self, key: str, parent: str, labels: Mapping[str, str], layer: Digest) -> None:
         """Commit a lazy layer under *key*: containerd finds it by label and parent, and the key is its own.
