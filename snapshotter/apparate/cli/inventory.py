@@ -56,7 +56,7 @@ def gather(settings: Settings) -> Inventory:
     Raises:
         FailedPrecondition: the metadata cannot be read.
     """
-    found = tuple(images(_records(settings)))
+    found = tuple(images(records(settings)))
     try:
         with closing(client(settings)) as loader:
             states = {state.layer_digest: state for state in loader.status()}
@@ -65,7 +65,7 @@ def gather(settings: Settings) -> Inventory:
     return Inventory(found, states)
 
 
-def _records(settings: Settings) -> list[Record]:
+def records(settings: Settings) -> list[Record]:
     """Ask the snapshotter, which keeps its store to itself; read the store if it does not run."""
     try:
         page = get_page(settings.snapshotter.telemetry_socket, RECORDS_PAGE)

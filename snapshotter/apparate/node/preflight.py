@@ -19,16 +19,16 @@ from typing import Final
 
 from apparate.errors import ApparateError
 
-VERSION_TIMEOUT_S: Final = 10.0
-"""`containerd --version` answers at once or is broken."""
-OLDEST_CONTAINERD: Final = (1, 4, 3)
+STAT_TIMEOUT_S: Final = 10.0
 RESEND_KERNEL: Final = (6, 9)
 """From here on a request that a killed process had read is repeated for its successor (FUSE_NOTIFY_RESEND)."""
 FREE_BYTES_MIN: Final = 1024**3
 """Below this a node can hardly hold one image."""
 OVERLAY_MAGIC: Final = 0x794C7630
 
-_VERSION = re.compile(r"\bv?(\d+)\.(\d+)\.(\d+)")
+ARCHITECTURES: Final = frozenset({"x86_64", "aarch64"})
+DISTRIBUTIONS: Final = frozenset({"ubuntu", "debian", "centos", "tencentos", "tlinux", "rhel", "rocky", "almalinux"})
+"""Names of `ID` in os-release(5) on which the packages are tested, or which are built from the same packages."""
 
 
 class Level(enum.Enum):
@@ -58,6 +58,8 @@ class Host:
     root: Path = Path("/")
     kernel: str = ""
     """Release of the kernel; empty: the running one."""
+    machine: str = ""
+    """Architecture as uname(2) names it; empty: this one."""
 
     def path(self, absolute: str) -> Path:
         """Return *absolute* below this host's root."""
@@ -84,6 +86,8 @@ def run(data_root: Path, host: Host | None = None, driver: Callable[[], str] | N
     host = host or Host()
     findings = [
         _user(),
+        _system(host),
+        _architecture(host),
         _kernel(host),
         _fuse(host),
         _filesystem(host, "overlay", "modprobe overlay"),
@@ -92,7 +96,6 @@ def run(data_root: Path, host: Host | None = None, driver: Callable[[], str] | N
         _disk(data_root),
         _cgroup(host),
         _security(host),
-        _containerd(),
     ]
     if driver is not None:
         findings.append(_driver(driver))
@@ -109,6 +112,33 @@ def _user() -> Finding:
     if os.geteuid() == 0:
         return Finding("user", Level.OK, "root")
     return Finding("user", Level.FAILED, f"user {os.geteuid()}", "run the services as root: they mount file systems")
+
+
+def _system(host: Host) -> Finding:
+    release = _os_release(host)
+    shown = release.get("PRETTY_NAME") or release.get("ID") or "unknown"
+    if DISTRIBUTIONS & {release.get("ID", ""), *release.get("ID_LIKE", "").split()}:
+        return Finding("system", Level.OK, shown)
+    detail = f"{shown} is none of those that apparate is tested on"
+    return Finding("system", Level.WARNING, detail, "use Ubuntu, Debian, CentOS or TencentOS where that matters")
+
+
+def _os_release(host: Host) -> dict[str, str]:
+    for name in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            lines = host.path(name).read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
+        return {key: value.strip().strip("\"'") for key, _, value in pairs}
+    return {}
+
+
+def _architecture(host: Host) -> Finding:
+    machine = host.machine or platform.machine()
+    if machine in ARCHITECTURES:
+        return Finding("architecture", Level.OK, machine)
+    return Finding("architecture", Level.FAILED, machine, f"use a node of {' or '.join(sorted(ARCHITECTURES))}")
 
 
 def _kernel(host: Host) -> Finding:
@@ -176,7 +206,7 @@ def _existing(path: Path) -> Path:
 def _data_root(data_root: Path) -> Finding:
     place = _existing(data_root)
     done = subprocess.run(
-        ["stat", "-f", "-c", "%t", str(place)], capture_output=True, text=True, check=False, timeout=VERSION_TIMEOUT_S
+        ["stat", "-f", "-c", "%t", str(place)], capture_output=True, text=True, check=False, timeout=STAT_TIMEOUT_S
     )
     if done.returncode == 0 and int(done.stdout.strip() or "0", 16) == OVERLAY_MAGIC:
         return Finding("data root", Level.FAILED, f"{data_root} is on overlayfs", "put it on a disk file system")
@@ -197,31 +227,24 @@ def _cgroup(host: Host) -> Finding:
 
 
 def _security(host: Host) -> Finding:
-    try:
-        enforcing = host.path("/sys/fs/selinux/enforce").read_text().strip() == "1"
-    except OSError:
-        return Finding("security module", Level.OK, "SELinux is not enforcing")
-    if not enforcing:
+    enforcing = _first_line(host, "/sys/fs/selinux/enforce")
+    if enforcing == "1":
+        detail = "SELinux is enforcing: files of layers carry the label of the mount"
+        return Finding("security module", Level.WARNING, detail, "have container-selinux installed")
+    if enforcing == "0":
         return Finding("security module", Level.OK, "SELinux is permissive")
-    detail = "SELinux is enforcing: files of layers carry the label of the mount"
-    return Finding("security module", Level.WARNING, detail, "have container-selinux installed")
+    if _first_line(host, "/sys/module/apparmor/parameters/enabled") == "Y":
+        return Finding(
+            "security module", Level.OK, "AppArmor: profiles of containers apply to files of layers as to any other"
+        )
+    return Finding("security module", Level.OK, "neither SELinux nor AppArmor")
 
 
-def _containerd() -> Finding:
-    program = shutil.which("containerd")
-    if program is None:
-        return Finding("containerd", Level.WARNING, "no containerd on PATH", "install containerd 1.4.3 or later")
-    done = subprocess.run(
-        [program, "--version"], capture_output=True, text=True, check=False, timeout=VERSION_TIMEOUT_S
-    )
-    match = _VERSION.search(done.stdout)
-    if match is None:
-        return Finding("containerd", Level.WARNING, f"{program} does not tell its version", "run it with --version")
-    version = tuple(int(part) for part in match.groups())
-    shown = ".".join(map(str, version))
-    if version < OLDEST_CONTAINERD:
-        return Finding("containerd", Level.FAILED, shown, "upgrade to 1.4.3 or later")
-    return Finding("containerd", Level.OK, shown)
+def _first_line(host: Host, path: str) -> str:
+    try:
+        return host.path(path).read_text().strip()
+    except OSError:
+        return ""
 
 
 def _driver(driver: Callable[[], str]) -> Finding:
