@@ -50,8 +50,8 @@ class Eviction:
         self._budget = budget
         self._layers = layers
 
-    def free(self, wanted: int) -> list[LayerImage]:
-        """Give back about *wanted* bytes; return the images that have lost something.
+    def free(self, wanted: int) -> tuple[int, list[LayerImage]]:
+        """Give back about *wanted* bytes; return how many it were, and the images that have lost something.
 
         A layer whose file the kernel reads itself is never touched; a mounted one loses first what was not read since the last
         time and is not in its profile. Metadata stay, so every layer can still be mounted without a registry.
@@ -69,8 +69,9 @@ class Eviction:
                 continue
             freed += count
             self._budget.released(count)
-        log.info("disk space given back", wanted_bytes=wanted, freed_bytes=freed, layers=len(changed))
-        return changed
+        if freed:
+            log.info("disk space given back", wanted_bytes=wanted, freed_bytes=freed, layers=len(changed))
+        return freed, changed
 
     def _candidates(self) -> Iterator[tuple[LayerInfo, _Drop]]:
         pinned = self._catalogue.pinned()

@@ -90,7 +90,7 @@ class LayerManager:
             self._wake,
             self._hurry,
         )
-        budget = Budget(settings, self._hurry)
+        budget = Budget(settings, self._want_room)
         self._upkeep = Upkeep(
             self._around, self._catalogue, disk, budget, self, Eviction(self._catalogue, budget, self)
         )
@@ -105,6 +105,9 @@ class LayerManager:
 
     def _hurry(self) -> None:
         self._upkeep.hurry()
+
+    def _want_room(self) -> None:
+        self._upkeep.want_room()
 
     def _remove_orphans(self) -> None:
         """Remove directories of layers that were never promised, or were already forgotten, when a process died."""

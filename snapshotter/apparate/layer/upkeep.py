@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _LOOK_ROUND_S: Final = 30.0
 """How often one looks although nothing has changed: for layers to complete in the background, for room lost to others."""
 _DETACH_AFTER_S: Final = 60.0
+_NO_ROOM_PAUSE_FIRST_S: Final = 1.0
+_NO_ROOM_PAUSE_MOST_S: Final = 60.0
+"""When nothing could be given back, nobody is hurried for this long, doubled each time: a full disk may be somebody else's doing."""
 
 log = get_logger("layer.upkeep")
 
@@ -71,6 +74,8 @@ class Upkeep:
         self._one_round = threading.Lock()
         self._lock = threading.Lock()  # _announced
         self._announced: set[LayerImage] = set()
+        self._no_room_pause_s = _NO_ROOM_PAUSE_FIRST_S
+        self._no_room_until_s = 0.0
 
     def start(self) -> None:
         """Begin."""
@@ -87,6 +92,13 @@ class Upkeep:
         """As `wake`, and somebody waits for it."""
         self._urgent.set()
         self._changed.set()
+
+    def want_room(self) -> None:
+        """Somebody found no room: as `hurry`, unless a moment ago there was nothing to give back; then as `wake`."""
+        if time.monotonic() >= self._no_room_until_s:
+            self.hurry()
+        else:
+            self.wake()
 
     def stop(self) -> None:
         """End the thread; the caller has set `closing`."""
@@ -174,10 +186,17 @@ class Upkeep:
     def _make_room(self, _images: Sequence[LayerImage]) -> None:
         self._measure()
         surplus = self._budget.to_free()
-        if surplus:
-            for image in self._eviction.free(surplus):
-                self.forget(image)
-            self._measure()
+        if not surplus:
+            return
+        freed_bytes, changed = self._eviction.free(surplus)
+        for image in changed:
+            self.forget(image)
+        self._measure()
+        if freed_bytes:
+            self._no_room_pause_s, self._no_room_until_s = _NO_ROOM_PAUSE_FIRST_S, 0.0
+        else:
+            self._no_room_until_s = time.monotonic() + self._no_room_pause_s
+            self._no_room_pause_s = min(2 * self._no_room_pause_s, _NO_ROOM_PAUSE_MOST_S)
 
     def _tidy(self, _images: Sequence[LayerImage]) -> None:
         self._catalogue.tidy()

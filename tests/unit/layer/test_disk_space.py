@@ -53,6 +53,35 @@ def test_space_that_returns_is_used_again(
     wait_until(lambda: bool(whole_image(image)) and image.store.is_full, "members to be stored")
 
 
+def test_a_disk_that_others_have_filled_is_not_looked_at_again_and_again(
+    open_manager: ManagerFactory,
+    registry: FakeRegistry,
+    settings: LayerSettings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("apparate.layer.upkeep._NO_ROOM_PAUSE_FIRST_S", 3600.0)
+    manager = open_manager(replaced(settings, disk_reserve_bytes=1 << 60, sync_interval_s=3600.0))
+    upkeep = manager._upkeep
+    image = resolve(manager, registry, sample_layer())
+    whole_image(image)
+    manager.sync()  # finds nothing to give back
+    upkeep._urgent.clear()
+    whole_image(image)
+    assert not upkeep._urgent.is_set(), "nobody is hurried while there is nothing to give back"
+    assert "disk space given back" not in capsys.readouterr().err
+
+
+def test_room_that_can_be_made_is_made_at_once(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
+) -> None:
+    manager = open_manager(replaced(settings, disk_budget_bytes=600_000, sync_interval_s=3600.0))
+    image = resolve(manager, registry, sample_layer())
+    whole_image(image)
+    budget = manager._upkeep._budget
+    wait_until(lambda: budget.to_free() == 0, "room to be made")
+
+
 def test_completion_of_a_layer_that_does_not_fit_fails(
     open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
 ) -> None:
