@@ -210,6 +210,7 @@ def dump_json(value: Mapping[str, object]) -> bytes:
 def _load(body: bytes, what: str) -> JsonObject:
     try:
         value = json.loads(body)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character, and cannot be written again
     except (ValueError, RecursionError) as error:
         raise FormatError(what, "body", f"is no JSON: {error}") from error
     if not isinstance(value, dict):
@@ -219,11 +220,13 @@ def _load(body: bytes, what: str) -> JsonObject:
 
 def _kind(raw: JsonObject, media_type: str | None) -> str:
     named = raw.get("mediaType") or (media_type or "").partition(";")[0].strip()
+    if not isinstance(named, str):
+        raise FormatError("manifest", "mediaType", "is no string")
     if named in names.INDEX_TYPES | names.MANIFEST_TYPES:
         # A body that is one thing and calls itself another is how digests of confused manifests are abused (CVE-2021-41190).
         if ("layers" in raw) and ("manifests" in raw):
             raise FormatError("manifest", "mediaType", "the body has layers and manifests at once")
-        return str(named)
+        return named
     if named in {"", "application/json", "application/octet-stream"}:
         return names.OCI_INDEX if "manifests" in raw else names.OCI_MANIFEST
     if named == names.DOCKER_MANIFEST_V1 or raw.get("schemaVersion") == 1:

@@ -126,6 +126,11 @@ def layers() -> dict[str, tuple[str, bytes]]:
 INPUTS: dict[str, tuple[str, bytes]] = {
     "docker-config/auth-not-ascii": ("FormatError", b'{"auths":{"r":{"auth":"\xc3\xa9"}}}'),
     "hosts-toml/integer-of-5000-digits": ("FormatError", b"a = " + b"9" * 5000),
+    "manifest/media-type-no-string": ("FormatError", b'{"mediaType":{"a":1},"layers":[]}'),
+    "manifest/half-a-surrogate-pair": (
+        "FormatError",
+        b'{"annotations":{"a":"\\ud800"},"layers":[],"config":{"digest":"sha256:' + b"0" * 64 + b'","size":1}}',
+    ),
     "records/number-infinite": (
         "FormatError",
         b'{"version":1,"rows":[[Infinity,"n",null,"view","lazy",0,"",0,0,"{}",0,0]]}',
