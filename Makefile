@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 ROOT_GROUPS := tests/conformance tests/integration
 export PYTHONPATH := $(CURDIR)/snapshotter:$(CURDIR)
 
-.PHONY: help setup apt peers matrix-peers check lint types imports unit test test-matrix test-nodes test-cluster test-all demo bench stubs clean
+.PHONY: help setup apt peers matrix-peers check lint types imports unit test test-matrix test-nodes test-cluster test-all demo bench package package-lock stubs clean
 
 help: ## Say what there is.
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -74,6 +74,19 @@ demo: setup peers ## Convert a real image and start it on data loaded while it r
 
 bench: setup peers ## Compare with the peers; QUICK=1 for one image and one link.
 	@$(BIN)/python -m tests.benchmark.bench $(if $(QUICK),--quick)
+
+$(VENV)/.package: $(VENV)/.locked
+	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(VENV) $(BIN)/uv sync -q --frozen --inexact --no-install-project --group package
+	@touch $@
+
+# FRESH=1 builds even if the cache outside the checkout has it; VERSION=1.2.3 calls it something else.
+package: setup $(VENV)/.package ## The host package: deb, rpm, tar.zst, OCI image, parts list and checksums in dist/.
+	@nfpm=$$($(BIN)/python -m tests.support.peers nfpm); \
+	PYTHONPATH=snapshotter/packaging $(BIN)/python -m hostpackage build --nfpm "$${nfpm#nfpm: }/nfpm" \
+	    $(if $(FRESH),--fresh) $(if $(VERSION),--version $(VERSION))
+
+package-lock: setup ## Pin the Debian packages that are offered now.
+	@PYTHONPATH=snapshotter/packaging $(BIN)/python -m hostpackage lock
 
 stubs: setup ## Generate the gRPC stubs anew.
 	@$(BIN)/python -m apparate.grpcapi.generate

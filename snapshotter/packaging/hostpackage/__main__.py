@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shutil
 import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from hostpackage.failure import BuildError, run
-from hostpackage.inputs import DEBS_LOCK, SOURCES, lock_anew, read_lock
+from hostpackage.formats import write_deb_and_rpm, write_sums, write_tar_zst
+from hostpackage.image import write_image
+from hostpackage.inputs import DEBS_LOCK, PACKAGING, SOURCES, cache_root, lock_anew, read_lock
 from hostpackage.tree import Place, build_tree
+
+_DISTRIBUTED: Final = SOURCES / "dist"
+_BUILT_FROM: Final = (
+    "snapshotter/apparate",
+    "snapshotter/packaging",
+    "snapshotter/docs",
+    "uv.lock",
+    "pyproject.toml",
+    "LICENSE",
+)
+_PROGRAMS: Final = ("gcc", "strip", "patchelf")
+_KEPT_MAX: Final = 4
+"""Finished builds in the cache; the oldest go."""
 
 
 def _project_version() -> str:
@@ -21,8 +39,22 @@ def _project_version() -> str:
 
 
 def _epoch() -> int:
-    """The time of the sources, so that the same sources give the same bytes."""
-    return int(run(["git", "log", "-1", "--format=%ct"], cwd=SOURCES))
+    """The time of what the package is made from, so that the same sources give the same bytes."""
+    return int(run(["git", "log", "-1", "--format=%ct", "--", *_BUILT_FROM], cwd=SOURCES))
+
+
+def _key(options: argparse.Namespace) -> str:
+    """Return a digest of everything that decides about the result."""
+    hasher = hashlib.sha256(f"{options.version}\n{options.epoch}\n{options.nfpm.parent.parent.name}\n".encode())
+    for program in _PROGRAMS:
+        hasher.update(run([program, "--version"]).encode())
+    for name in _BUILT_FROM:
+        top = SOURCES / name
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            if path.is_file() and "__pycache__" not in path.parts:
+                content = path.read_bytes()
+                hasher.update(f"{path.relative_to(SOURCES)} {len(content)}\n".encode() + content)
+    return hasher.hexdigest()[:16]
 
 
 def _build(options: argparse.Namespace) -> None:
@@ -31,11 +63,42 @@ def _build(options: argparse.Namespace) -> None:
     def say(what: str) -> None:
         print(f"{time.monotonic() - begun:6.1f} s  {what}", flush=True)
 
-    options.tree.parent.mkdir(parents=True, exist_ok=True)
-    if options.tree.exists():
-        shutil.rmtree(options.tree)
-    with tempfile.TemporaryDirectory(dir=options.tree.parent, prefix=".scratch-") as scratch:
-        build_tree(Place(options.tree / options.version, options.version), Path(scratch), options.epoch, say)
+    kept = cache_root() / "built"
+    kept.mkdir(parents=True, exist_ok=True)
+    built = kept / _key(options)
+    if options.fresh or not built.is_dir():
+        with tempfile.TemporaryDirectory(dir=kept, prefix=".new-") as scratch:
+            finished = _make(options, Path(scratch), say)
+            if built.is_dir():
+                shutil.rmtree(built)
+            finished.rename(built)
+        _forget_old(kept)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(built.iterdir()):
+        shutil.copy(path, options.out / path.name)
+        say(f"{path.stat().st_size / 1e6:7.1f} MB  {options.out / path.name}")
+
+
+def _make(options: argparse.Namespace, scratch: Path, say: Callable[[str], None]) -> Path:
+    out = scratch / "out"
+    out.mkdir()
+    tree = scratch / "tree" / options.version
+    build_tree(Place(tree, options.version), scratch / "unpacked", options.epoch, say)
+    say("pack")
+    written = [
+        *write_deb_and_rpm(tree, options.version, options.epoch, options.nfpm, out),
+        write_tar_zst(tree, options.version, options.epoch, out),
+        write_image(tree, options.version, options.epoch, out),
+        Path(shutil.copy(tree / "share" / "sbom.cdx.json", out / f"apparate-{options.version}.cdx.json")),
+    ]
+    write_sums(written, out)
+    return out
+
+
+def _forget_old(kept: Path) -> None:
+    finished = sorted(kept.glob("[0-9a-f]*"), key=lambda path: path.stat().st_mtime)
+    for path in finished[:-_KEPT_MAX]:
+        shutil.rmtree(path)
 
 
 def _lock(_options: argparse.Namespace) -> None:
@@ -45,12 +108,16 @@ def _lock(_options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
-    build = commands.add_parser("build", help="build the tree and the packages")
-    build.add_argument("--version", default=_project_version())
+    build = commands.add_parser("build", help="build the packages, or take them from the cache")
+    build.add_argument("--version", default=_project_version(), help="default: that of pyproject.toml")
     build.add_argument("--epoch", type=int, default=_epoch(), help="time of every file, in seconds since 1970")
-    build.add_argument("--tree", type=Path, default=SOURCES / "build" / "package" / "root")
+    build.add_argument("--nfpm", type=Path, required=True, help="the program that packs deb and rpm")
+    build.add_argument("--out", type=Path, default=_DISTRIBUTED)
+    build.add_argument("--fresh", action="store_true", help="build even if the cache has it")
     build.set_defaults(action=_build)
-    lock = commands.add_parser("lock", help="pin the Debian packages that are offered now")
+    lock = commands.add_parser(
+        "lock", help=f"pin the Debian packages that are offered now in {PACKAGING.name}/debs.lock"
+    )
     lock.set_defaults(action=_lock)
     return parser
 

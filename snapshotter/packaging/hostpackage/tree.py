@@ -21,6 +21,7 @@ from hostpackage.extension import compile_pyfuse3
 from hostpackage.failure import BuildError, run
 from hostpackage.inputs import DEBS_LOCK, PACKAGING, SOURCES, fetch_debs, fetch_source, install_wheels, read_lock
 from hostpackage.overwrite import overwrite
+from hostpackage.sbom import write_sbom
 
 HOME: Final = "/opt/apparate"
 PYTHON: Final = "python3.11"
@@ -57,6 +58,7 @@ _NOT_RUN: Final = (
     *("*.dist-info/RECORD", "*.dist-info/REQUESTED", "*.dist-info/INSTALLER", "*.dist-info/direct_url.json"),
     *("*.dist-info/uv_*.json", ".lock", "zstandard/_cffi*.so"),
 )
+_DOCUMENTS: Final = ("debug.md", "metrics.md", "restart.md")
 _VERSION_LINE: Final = re.compile(r'^__version__ = ".*"$', re.MULTILINE)
 _LAUNCHER: Final = """\
 #!{python}
@@ -128,7 +130,9 @@ def build_tree(place: Place, scratch: Path, epoch: int, say: Callable[[str], Non
     say("close the tree")
     _copy_libraries(system, place)
     _close(place)
-    _copy_licences(system, [deb.name for deb in debs if deb.use == "run"], place)
+    carried = [deb for deb in debs if deb.use == "run"]
+    _copy_licences(system, [deb.name for deb in carried], place)
+    write_sbom(place.root / "share" / "sbom.cdx.json", place.version, epoch, carried, place.site_packages)
     say("compile to byte code")
     _compile(place)
     _finish(place, epoch)
@@ -172,7 +176,9 @@ def _copy_program(place: Place) -> None:
     launcher = place.root / "bin" / "apparate"
     launcher.write_text(_LAUNCHER.format(python=f"{place.home}/bin/{PYTHON}"))
     shutil.copytree(PACKAGING / "host", place.root / "share")
-    shutil.copy(SOURCES / "snapshotter" / "apparate" / "config.default.toml", place.root / "share" / "config.toml")
+    (place.root / "share" / "doc").mkdir()
+    for name in _DOCUMENTS:
+        shutil.copy(SOURCES / "snapshotter" / "docs" / name, place.root / "share" / "doc" / name)
 
 
 def _copy_libraries(system: Path, place: Place) -> None:
@@ -223,7 +229,9 @@ def _compile(place: Place) -> None:
     run([str(loader), str(place.python), "-I", "-S", "-m", "compileall", *options, str(place.stdlib)])
     below = f"{place.home}/lib/{PYTHON}"
     lines = (below, f"{below}/lib-dynload", f"{below}/site-packages")
-    (place.python.parent / f"{PYTHON}._pth").write_text("".join(f"{line}\n" for line in lines))
+    for name in (PYTHON, "python3"):  # an interpreter looks for it beside the name it was called by
+        (place.python.parent / f"{name}._pth").write_text("".join(f"{line}\n" for line in lines))
+    (place.python.parent / "python3").symlink_to(PYTHON)
 
 
 def _finish(place: Place, epoch: int) -> None:

@@ -1,0 +1,99 @@
+"""The four forms of the package. All hold the tree, byte for byte."""
+
+from __future__ import annotations
+
+import io
+import string
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Final
+
+import zstandard
+
+from hostpackage.failure import run
+from hostpackage.inputs import PACKAGING, digest_of
+
+COMPRESSION: Final = "gzip"
+"""What every dpkg and rpm reads, down to CentOS 7."""
+ZSTD_LEVEL: Final = 19
+UNITS: Final = {"deb": "/lib/systemd/system", "rpm": "/usr/lib/systemd/system"}
+SUMS_NAME: Final = "SHA256SUMS"
+
+
+def write_deb_and_rpm(tree: Path, version: str, epoch: int, nfpm: Path, out: Path) -> list[Path]:
+    """Pack *tree* with the program *nfpm* and return both files."""
+    template = string.Template((PACKAGING / "nfpm.yaml").read_text())
+    written = []
+    for kind, name in (("deb", f"apparate_{version}_amd64.deb"), ("rpm", f"apparate-{version}-1.x86_64.rpm")):
+        values = {
+            "VERSION": version,
+            "MTIME": datetime.fromtimestamp(epoch, UTC).isoformat(),
+            "TREE": tree,
+            "HOST": PACKAGING / "host",
+            "FILES": PACKAGING / "files",
+            "SCRIPTS": PACKAGING / "scripts",
+            "UNITS": UNITS[kind],
+            "COMPRESSION": COMPRESSION,
+        }
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
+            config.write(template.substitute(values))
+            config.flush()
+            run([str(nfpm), "package", "-f", config.name, "-p", kind, "-t", str(out / name)])
+        written.append(out / name)
+    return written
+
+
+def write_tar_zst(tree: Path, version: str, epoch: int, out: Path) -> Path:
+    """Pack *tree* so that it is unpacked in /opt/apparate, and return the file."""
+    target = out / f"apparate-{version}-x86_64.tar.zst"
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=2)
+    with target.open("wb") as file, compressor.stream_writer(file, closefd=False) as packed, tar_writer(packed) as tar:
+        add_tree(tar, tree, version, epoch)
+    return target
+
+
+@contextmanager
+def tar_writer(file: IO[bytes] | zstandard.ZstdCompressionWriter) -> Iterator[tarfile.TarFile]:
+    """Write a tar archive to *file*, which cannot seek."""
+    with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        yield tar
+
+
+def add_tree(tar: tarfile.TarFile, tree: Path, name: str, epoch: int) -> None:
+    """Add *tree* to *tar* as *name*: in the order of the names, of root, with one time."""
+    add_entry(tar, name, tree, epoch)
+    for path in sorted(tree.rglob("*")):
+        add_entry(tar, f"{name}/{path.relative_to(tree)}", path, epoch)
+
+
+def add_entry(tar: tarfile.TarFile, name: str, path: Path, epoch: int) -> None:
+    """Add the one file, link or folder *path* to *tar*."""
+    entry = tar.gettarinfo(path, name)
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    entry.mtime = epoch
+    if entry.islnk():  # a second name of one file in the build folder, which says nothing
+        entry.type, entry.size = tarfile.REGTYPE, path.stat().st_size
+    if entry.isreg():
+        with path.open("rb") as content:
+            tar.addfile(entry, content)
+    else:
+        tar.addfile(entry)
+
+
+def add_bytes(tar: tarfile.TarFile, name: str, content: bytes, epoch: int, mode: int = 0o644) -> None:
+    """Add a file that is nowhere on disk."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = len(content), mode, epoch
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def write_sums(files: list[Path], out: Path) -> Path:
+    """Write the checksums of *files*, as sha256sum(1) checks them."""
+    target = out / SUMS_NAME
+    target.write_text("".join(f"{digest_of(path)}  {path.name}\n" for path in sorted(files)))
+    return target
