@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import string
 import tarfile
 import tempfile
@@ -20,6 +21,7 @@ from hostpackage.inputs import PACKAGING, digest_of
 COMPRESSION: Final = "gzip"
 """What every dpkg and rpm reads, down to CentOS 7."""
 ZSTD_LEVEL: Final = 19
+MAINTAINER: Final = "apparate <apparate@example.org>"
 UNITS: Final = {"deb": "/lib/systemd/system", "rpm": "/usr/lib/systemd/system"}
 SUMS_NAME: Final = "SHA256SUMS"
 
@@ -27,11 +29,14 @@ SUMS_NAME: Final = "SHA256SUMS"
 def write_deb_and_rpm(tree: Path, version: str, epoch: int, nfpm: Path, out: Path) -> list[Path]:
     """Pack *tree* with the program *nfpm* and return both files."""
     template = string.Template((PACKAGING / "nfpm.yaml").read_text())
+    moment = datetime.fromtimestamp(epoch, UTC).isoformat()
+    entry = {"semver": version, "date": moment, "packager": MAINTAINER, "changes": [{"note": f"Version {version}."}]}
     written = []
     for kind, name in (("deb", f"apparate_{version}_amd64.deb"), ("rpm", f"apparate-{version}-1.x86_64.rpm")):
         values = {
             "VERSION": version,
-            "MTIME": datetime.fromtimestamp(epoch, UTC).isoformat(),
+            "MTIME": moment,
+            "MAINTAINER": MAINTAINER,
             "TREE": tree,
             "HOST": PACKAGING / "host",
             "FILES": PACKAGING / "files",
@@ -39,10 +44,11 @@ def write_deb_and_rpm(tree: Path, version: str, epoch: int, nfpm: Path, out: Pat
             "UNITS": UNITS[kind],
             "COMPRESSION": COMPRESSION,
         }
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
-            config.write(template.substitute(values))
-            config.flush()
-            run([str(nfpm), "package", "-f", config.name, "-p", kind, "-t", str(out / name)])
+        with tempfile.TemporaryDirectory() as scratch:
+            config, changelog = Path(scratch) / "nfpm.yaml", Path(scratch) / "changelog.yaml"
+            changelog.write_text(json.dumps([entry]))  # which is YAML
+            config.write_text(template.substitute(values, CHANGELOG=changelog))
+            run([str(nfpm), "package", "-f", str(config), "-p", kind, "-t", str(out / name)])
         written.append(out / name)
     return written
 

@@ -39,7 +39,18 @@ _OPENED_AT_RUN_TIME: Final = (
 )
 _NOT_SHIPPED: Final = (
     *("test", "idlelib", "tkinter", "turtledemo", "turtle.py", "ensurepip", "lib2to3", "pydoc_data", "config-3.11-*"),
-    *("sitecustomize.py", "LICENSE.txt", "EXTERNALLY-MANAGED", "__phello__", "venv", "msilib", "curses", "dbm"),
+    *(
+        "sitecustomize.py",
+        "LICENSE.txt",
+        "EXTERNALLY-MANAGED",
+        "__phello__",
+        "venv",
+        "msilib",
+        "curses",
+        "dbm",
+        "cgi.py",
+        "cgitb.py",
+    ),
 )
 _MODULES_NOT_SHIPPED: Final = (
     "_tkinter",
@@ -245,6 +256,8 @@ def _finish(place: Place, epoch: int) -> None:
 
 
 def _is_run(path: Path, place: Place) -> bool:
+    if path.suffix == "._pth":
+        return False
     return path.name == elf.LOADER or path.parent in {place.root / "bin", place.root / "share" / "libexec"}
 
 
