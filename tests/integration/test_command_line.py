@@ -110,6 +110,26 @@ def test_recorded_profile_makes_an_image_that_fetches_less(running: Node, source
     assert len(stored(target).layers) == 2
 
 
+def test_recording_node_tells_exactly_what_was_touched(converted: str) -> None:
+    """Also of a second start, for which everything that the first one touched is loaded ahead and could be pushed."""
+    with clean_folder("recorder") as folder:
+        recorded = folder / "profile"
+        with node(folder, "debian", sections={"loader": {"record_profiles": True}}) as recorder:
+            reference = converted
+            for target in (f"{converted}-exact", None):
+                cri = recorder.containerd.cri
+                cri.pull(reference)
+                cri.start(cri.run_pod(), reference, PROGRAM).wait_output("up")
+                recorded.write_text(on(recorder, "profile", reference))
+                assert recorded_bytes(recorded, "data/touched") == TOUCHED_BYTES
+                assert recorded_bytes(recorded, "data/untouched") == 0
+                if target is not None:
+                    apparate("convert", reference.removesuffix("-apparate"), target, "--prefetch", recorded)
+                    reference = target
+            recorder.containerd.remove_all()
+            recorder.assert_empty()
+
+
 def recorded_bytes(profile: Path, path: str) -> int:
     """Bytes of *path* in a prefetch list of `path offset length` lines."""
     lines = [line.split(" ") for line in profile.read_text().splitlines() if line.startswith(f"{path} ")]

@@ -19,7 +19,7 @@ from apparate.loader import kernel, nodes
 from apparate.loader.courier_client import Courier
 from apparate.loader.erofs_mount import Driver
 from apparate.loader.images import Image
-from apparate.loader.settings import LoaderSettings
+from apparate.loader.settings import RECORDING_READ_AHEAD_KB, LoaderSettings
 from apparate.oci.digest import Digest
 from apparate.telemetry.logging import get_logger
 
@@ -62,7 +62,7 @@ class LayerMounts:
         self._courier = courier
         self._session = session_device
         self._lock = threading.Lock()
-        self._local_works = True
+        self._local_works = not settings.record_profiles
         self._on_fuse: set[Digest] = set()
         settings.layers_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         for target, record in self._records():
@@ -152,6 +152,8 @@ class LayerMounts:
         return self._courier.mount(self.driver, source, str(target), read_ahead_kb)
 
     def _read_ahead_kb(self, image: Image) -> int:
+        if self._settings.record_profiles:
+            return RECORDING_READ_AHEAD_KB
         if image.is_complete:
             return self._settings.complete_read_ahead_kb
         return self._settings.profiled_read_ahead_kb if image.index.prefetch else self._settings.lazy_read_ahead_kb
@@ -159,7 +161,7 @@ class LayerMounts:
     def completed(self, image: Image) -> None:
         """Let the readers of a layer that has become complete read far ahead; new mounts are of the local file."""
         record = self._read_record(self._target(image.digest))
-        if record is not None and record.bdi:
+        if record is not None and record.bdi and not self._settings.record_profiles:
             kernel.set_read_ahead(record.bdi, self._settings.complete_read_ahead_kb)
 
     def unmount(self, digest: Digest) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from apparate.errors import ApparateError
+from apparate.loader import kernel
 from apparate.loader.courier_client import Courier
 from apparate.loader.drivers import detect, probe_image
 from apparate.loader.erofs_mount import Driver
@@ -22,6 +23,7 @@ from apparate.loader.handover import HandoverServer
 from apparate.loader.mounts import LayerMounts
 from apparate.loader.nudge import Nudger
 from apparate.loader.push import Pusher
+from apparate.loader.settings import RECORDING_READ_AHEAD_KB
 from apparate.telemetry import systemd
 from apparate.telemetry.logging import get_logger
 
@@ -140,7 +142,11 @@ class LoaderProcess:
         mounts = LayerMounts(settings, driver, courier, self._session.device)
         if not self._session.taken_over:
             mounts.drop_dead()
-        pusher = None if driver is Driver.TREE else Pusher(courier)
+        recording = settings.record_profiles
+        ahead_kb = RECORDING_READ_AHEAD_KB if recording else settings.fuse_read_ahead_kb
+        # A session that was taken over has that of its predecessor.
+        kernel.set_read_ahead(self._session.device, ahead_kb)
+        pusher = None if recording or driver is Driver.TREE else Pusher(courier)
         self._listener.connect(pusher, mounts, filesystem.forget_layer)
         return mounts
 

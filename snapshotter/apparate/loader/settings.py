@@ -17,6 +17,8 @@ FUSE_READ_AHEAD_KB: Final = 4
 COMPLETE_READ_AHEAD_KB: Final = 1024
 READ_AHEAD_MIN_KB: Final = 4
 """One page: with none, the kernel asks for every page in a request of its own."""
+RECORDING_READ_AHEAD_KB: Final = 0
+"""Then each touched page is a request of its own, and nothing else is."""
 SOCKET_PATH_MAX: Final = 107
 """unix(7): sun_path, without its final NUL."""
 
@@ -44,6 +46,9 @@ class LoaderSettings:
     """The same for the FUSE files below EROFS, which has rounded up already."""
     complete_read_ahead_kb: int = COMPLETE_READ_AHEAD_KB
     """The same for layers whose every byte is local."""
+    record_profiles: bool = False
+    """Have `apparate profile` tell exactly the pages that containers touch: nothing is pushed, nothing read ahead, no layer mounted
+    from its local file. For the node where profiles are recorded; starts are slower there."""
 
     read_threads: int = 48
     """Reads that wait for a registry at the same time, for all layers together."""

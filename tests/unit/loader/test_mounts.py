@@ -96,6 +96,22 @@ def test_a_layer_with_a_profile_reads_hardly_ahead(courier: NotingCourier, setti
     assert courier.asked[0][2] == settings.profiled_read_ahead_kb
 
 
+@pytest.mark.parametrize("prefetch", [(), ((0, 4096),)])
+def test_recorded_layers_stay_on_fuse_and_nothing_is_read_ahead(
+    courier: NotingCourier, tmp_path: Path, read_ahead: dict[str, int], prefetch: tuple[tuple[int, int], ...]
+) -> None:
+    settings = LoaderSettings(run_dir=tmp_path, record_profiles=True)
+    mounts, image = over(courier, settings), complete(Path("/disk/layer"))
+    image.is_complete, image.index.prefetch = False, prefetch
+    mount(mounts, image)
+    image.is_complete = True
+    mounts.completed(image)
+    assert not mount(mounts, image).is_local
+    assert not mounts.local_works
+    assert courier.asked == [("erofs-file", str(settings.fuse_dir / image.digest.hex), 0)]
+    assert read_ahead == {}
+
+
 def test_a_complete_layer_is_mounted_from_its_own_file(courier: NotingCourier, settings: LoaderSettings) -> None:
     mounts = over(courier, settings)
     assert mount(mounts, complete(Path("/disk/layer"))).is_local
