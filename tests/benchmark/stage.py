@@ -106,7 +106,8 @@ def _make(empty: Stage) -> None:
     images, address = empty.images, empty.registry.address
     apparate("convert", "--plain-http", images.plain, images.accelerated, timeout_s=CONVERT_TIMEOUT_S)
     profile = empty.folder / "profile"
-    with node(empty.place("recorder"), CONTAINERD, plain_http=[address]) as recorder:
+    recording = {"loader": {"record_profiles": True}}
+    with node(empty.place("recorder"), CONTAINERD, plain_http=[address], sections=recording) as recorder:
         cold_start(recorder.containerd, empty.wire, images.accelerated, empty.workload)
         profile.write_text(profile_of(recorder, images.accelerated))
     options = ["--plain-http", "--prefetch", str(profile)]
