@@ -6,6 +6,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from apparate.errors import FailedPrecondition
+from apparate.registry.authorities import add_authorities
 
 if TYPE_CHECKING:
     from apparate.registry.endpoint import TlsConfig
@@ -24,6 +25,7 @@ def context_for(config: TlsConfig) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
     else:
         context = ssl.create_default_context()
+        add_authorities(context)
     for path in config.ca_files:
         try:
             context.load_verify_locations(path)
