@@ -1,38 +1,24 @@
-"""TOC JSON and footers: what other tools write is understood, what lies is refused by the name of its field."""
+"""TOC JSON: what other tools write is understood, what lies is refused by the name of its field."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import gzip
 import json
-import struct
-import tracemalloc
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support import tarball
-from tests.support.written import write_layer
 
-from apparate.errors import ApparateError, FormatError, IntegrityError, Unsupported
-from apparate.format.estargz import footer as estargz_footer
-from apparate.format.estargz import reader as estargz
-from apparate.format.toc import Chunk, Compression, Entry, EntryType, Member, TableOfContents, TocLocation
+from apparate.errors import FormatError, Unsupported
+from apparate.format.toc import Chunk, Compression, Entry, EntryType, Member, TableOfContents
 from apparate.format.tocjson import parse_toc_json
 from apparate.format.tocwrite import write_toc_json
 from apparate.format.tree import build_tree
-from apparate.format.zstd_chunked import footer as zstd_footer
-from apparate.format.zstd_chunked import reader as zstd_chunked
-from apparate.oci.digest import Digest
 
 DIGEST = "sha256:" + "ab" * 32
 END = 10_000
-CORPUS = Path(__file__).parents[2] / "corpus" / "bad"
 
 
 def reg(name: str = "f", **fields: object) -> dict[str, object]:
@@ -271,230 +257,6 @@ def test_odd_values_raise_nothing_but_our_errors(rows: list[dict[str, Any]]) -> 
 def test_random_documents_raise_nothing_but_our_errors(document: bytes) -> None:
     with contextlib.suppress(FormatError, Unsupported):
         parse_toc_json(b'{"version":1,"entries":[' + document + b"]}", Compression.GZIP, "estargz", END)
-
-
-# --- footers -------------------------------------------------------------------------------------------------
-
-
-def test_the_footer_of_the_reference_is_understood() -> None:
-    footer = bytes.fromhex(
-        "1f8b08040000000000ff1a00534716003030303030303030303131333264313953544152475a010000ffff0000000000000000"
-    )
-    assert estargz_footer.build_footer(0x1132D19) == footer
-    size = 0x1132D19 + 1000 + 51
-    assert estargz.locate(b"x" * 100 + footer, size) == TocLocation(0x1132D19, 1000)
-    assert gzip.decompress(footer) == b""
-
-
-def test_the_legacy_footer_is_understood() -> None:
-    footer = bytes.fromhex("1f8b08040000000000ff1600") + b"%016xSTARGZ" % 500 + bytes.fromhex("010000ffff") + bytes(8)
-    assert estargz.locate(footer, 1047) == TocLocation(500, 500)
-
-
-@pytest.mark.parametrize("offset", [0, 949, 1000, 2**63, 2**64 - 1])
-def test_a_toc_outside_the_blob_is_refused(offset: int) -> None:
-    with pytest.raises(FormatError) as caught:
-        estargz.locate(estargz_footer.build_footer(offset), 1000)
-    assert caught.value.field == "footer"
-
-
-def test_digits_that_are_none_are_refused() -> None:
-    footer = estargz_footer.build_footer(500).replace(b"%016x" % 500, b"0x0000000000000_")
-    with pytest.raises(FormatError) as caught:
-        estargz.locate(footer, 1000)
-    assert caught.value.field == "footer"
-
-
-@pytest.mark.parametrize(
-    "build", [estargz_footer.build_footer, lambda at: zstd_footer.build_footer(TocLocation(at, 9, 9))]
-)
-def test_a_toc_of_ten_gigabytes_is_refused_before_it_is_fetched(build: Any) -> None:
-    size = 10 * 2**30 + 5000
-    tail = build(100)
-    if tail.startswith(b"\x50"):
-        tail = zstd_footer.build_footer(TocLocation(100, 10 * 2**30, 10 * 2**30))
-    reader = zstd_chunked if tail.startswith(b"\x50") else estargz
-    with pytest.raises(FormatError) as caught:
-        reader.locate(tail, size)
-    assert caught.value.field == "TOC"
-
-
-@pytest.mark.parametrize(
-    "tail", [b"", b"x", gzip.compress(b"plain", mtime=0), zstandard.compress(b"plain"), bytes(200)]
-)
-def test_other_layers_are_recognised_as_such(tail: bytes) -> None:
-    assert estargz.locate(tail, len(tail)) is None
-    assert zstd_chunked.locate(tail, len(tail)) is None
-
-
-def test_a_layer_whose_toc_lies_elsewhere_is_no_layer_of_ours() -> None:
-    footer = (
-        bytes.fromhex("1f8b08040000000000ff1500")
-        + b"SG\x11\0STARGZEXTERNALTOC"
-        + bytes.fromhex("010000ffff")
-        + bytes(8)
-    )
-    assert estargz.locate(bytes(100) + footer, 10_000) is None
-
-
-@pytest.mark.parametrize("magic", [b"GNUlInUx", b"GnUlInUx"])
-def test_footers_of_both_lengths_are_understood(magic: bytes) -> None:
-    long = struct.pack("<IIQQQQQQQ8s", 0x184D2A50, 64, 500, 300, 900, 1, 0, 0, 0, magic)
-    short = struct.pack("<IIQQQQ8s", 0x184D2A50, 40, 500, 300, 900, 1, magic)
-    for footer in (long, short):
-        assert zstd_chunked.locate(footer, 2000) == TocLocation(500, 300, 900)
-
-
-@pytest.mark.parametrize(
-    ("offset", "length", "kind", "field"),
-    [
-        (500, 300, 2, "footer"),
-        (0, 300, 1, "manifest-position"),
-        (500, 0, 1, "manifest-position"),
-        (500, 5000, 1, "manifest-position"),
-        (2**63, 300, 1, "manifest-position"),
-        (500, 2**64 - 1, 1, "manifest-position"),
-    ],
-)
-def test_a_zstd_footer_that_lies_is_refused(offset: int, length: int, kind: int, field: str) -> None:
-    footer = struct.pack("<IIQQQQ8s", 0x184D2A50, 40, offset, length, 900, kind, b"GnUlInUx")
-    with pytest.raises(FormatError) as caught:
-        zstd_chunked.locate(footer, 2000)
-    assert caught.value.field == field
-
-
-@pytest.mark.parametrize("prefix", ["io.github.containers.zstd-chunked.", "io.containers.zstd-chunked."])
-def test_annotations_of_both_ages_locate_the_toc(prefix: str) -> None:
-    annotations = {prefix + "manifest-position": "500:300:900:1", prefix + "manifest-checksum": DIGEST}
-    assert zstd_chunked.locate_annotated(annotations, 2000) == TocLocation(500, 300, 900)
-    assert zstd_chunked.annotated_checksum(annotations) == Digest.parse(DIGEST)
-    assert zstd_chunked.locate_annotated({}, 2000) is None
-    assert zstd_chunked.annotated_checksum({}) is None
-
-
-@pytest.mark.parametrize(
-    "text", ["", "1:2:3", "500:300:900:2", "a:b:c:d", "-5:1:1:1", "1990:300:900:1", "9" * 30 + ":1:1:1"]
-)
-def test_annotations_that_lie_are_refused(text: str) -> None:
-    key = "io.github.containers.zstd-chunked.manifest-position"
-    if not text:
-        assert zstd_chunked.locate_annotated({key: text}, 2000) is None
-        return
-    with pytest.raises(FormatError) as caught:
-        zstd_chunked.locate_annotated({key: text}, 2000)
-    assert caught.value.field == "manifest-position"
-
-
-# --- whole TOCs ----------------------------------------------------------------------------------------------
-
-WRONG = Digest("sha256", "00" * 32)
-
-
-@pytest.mark.parametrize("compression", list(Compression))
-def test_a_toc_that_does_not_hash_to_its_digest_is_refused(compression: Compression) -> None:
-    layer = write_layer(tarball.tar_bytes([("a", b"1")]), compression)
-    reader: Any = estargz if compression is Compression.GZIP else zstd_chunked
-    location = reader.locate(layer.blob[-100:], len(layer.blob))
-    compressed = layer.blob[location.offset : location.offset + location.length]
-    with pytest.raises(IntegrityError):
-        reader.parse_toc(compressed, location, WRONG)
-    if compression is Compression.ZSTD:
-        good = Digest.of(compressed)
-        assert reader.parse_toc(compressed, location, None, compressed_digest=good).entries
-        with pytest.raises(IntegrityError):
-            reader.parse_toc(compressed, location, None, compressed_digest=WRONG)
-
-
-def test_a_toc_with_a_wrong_length_is_refused() -> None:
-    document = b'{"version":1,"entries":[]}'
-    compressed = zstandard.compress(document)
-    with pytest.raises(FormatError) as caught:
-        zstd_chunked.parse_toc(compressed, TocLocation(100, len(compressed), 5), None)
-    assert caught.value.field == "TOC"
-
-
-def test_a_toc_that_is_a_bomb_is_refused_within_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = 4 << 20
-    monkeypatch.setattr(estargz, "MAX_TOC_JSON_BYTES", limit)
-    monkeypatch.setattr(zstd_chunked, "MAX_TOC_JSON_BYTES", limit)
-    bomb = bytes(64 << 20)
-    gzip_bomb, zstd_bomb = gzip.compress(bomb), zstandard.compress(bomb)
-    del bomb
-    tracemalloc.start()
-    try:
-        with pytest.raises(FormatError, match="limit"):
-            estargz.parse_toc(gzip_bomb, TocLocation(100, len(gzip_bomb)), None)
-        with pytest.raises(FormatError, match="limit"):
-            zstd_chunked.parse_toc(zstd_bomb, TocLocation(100, len(zstd_bomb)), None)
-        assert tracemalloc.get_traced_memory()[1] < 8 * limit
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.parametrize(
-    "compressed",
-    [
-        b"",
-        b"junk",
-        gzip.compress(b"", mtime=0),
-        gzip.compress(bytes(1024), mtime=0),
-        gzip.compress(b"x" * 5000, mtime=0),
-    ],
-)
-def test_a_toc_that_is_no_tar_with_json_is_refused(compressed: bytes) -> None:
-    with pytest.raises(FormatError):
-        estargz.parse_toc(compressed, TocLocation(100, len(compressed)), None)
-
-
-def test_a_toc_cut_off_inside_its_json_is_refused() -> None:
-    whole = tarball.tar_bytes([("stargz.index.json", b'{"version":1,"entries":[]}' + b" " * 5000)])
-    with pytest.raises(FormatError):
-        estargz.read_document(gzip.compress(whole[:1024]))
-
-
-# --- the corpus ----------------------------------------------------------------------------------------------
-
-EXPECTED: dict[str, dict[str, str]] = json.loads((CORPUS / "expected.json").read_text())
-
-
-@pytest.mark.parametrize("name", sorted(EXPECTED["toc"]))
-def test_each_bad_toc_of_the_corpus_is_refused_as_expected(name: str) -> None:
-    document = (CORPUS / "toc" / name).read_bytes()
-    with pytest.raises(ApparateError) as caught:
-        build_tree(parse_toc_json(document, Compression.GZIP, "estargz", END))
-    assert getattr(caught.value, "field", "unsupported") == EXPECTED["toc"][name]
-
-
-@pytest.mark.parametrize("name", sorted(EXPECTED["layer"]))
-def test_each_bad_layer_of_the_corpus_is_refused_as_expected(name: str) -> None:
-    with pytest.raises(ApparateError) as caught:
-        tree_of((CORPUS / "layer" / name).read_bytes(), zstd_chunked if name.endswith(".zst") else estargz)
-    assert getattr(caught.value, "field", "unsupported") == EXPECTED["layer"][name]
-
-
-def tree_of(blob: bytes, reader: Any) -> None:
-    location = reader.locate(blob[-100:], len(blob))
-    assert location is not None
-    build_tree(reader.parse_toc(blob[location.offset :][: location.length], location, None))
-
-
-def files_of(kind: str) -> list[Path]:
-    return [path for path in (CORPUS / kind).rglob("*") if path.is_file()]
-
-
-def test_every_file_of_the_corpus_has_an_expectation() -> None:
-    for kind, names in EXPECTED.items():
-        assert {str(path.relative_to(CORPUS / kind)) for path in files_of(kind)} == set(names)
-
-
-def test_the_corpus_is_what_its_maker_makes() -> None:
-    sums = dict(line.split()[::-1] for line in (CORPUS / "SHA256SUMS").read_text().splitlines())
-    found = {
-        str(path.relative_to(CORPUS)): sha256(path.read_bytes()).hexdigest()
-        for kind in EXPECTED
-        for path in files_of(kind)
-    }
-    assert found == sums
 
 
 def test_xattr_values_survive_the_json() -> None:
