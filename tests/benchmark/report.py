@@ -38,7 +38,7 @@ _METHOD = """\
 | containerd | containerd 2.4.2 with overlayfs | plain, gzip |
 | stargz | stargz-snapshotter 0.19.1 with its defaults: prefetch and background fetch | eStargz by its own converter, the files of the profile first |
 | apparate | our two services with their defaults | `apparate convert` |
-| with a profile | the same | `apparate convert --prefetch`, the list of `apparate profile` after one start |
+| with a profile | the same | `apparate convert --prefetch`, the list of `apparate profile` after one start with `record_profiles` |
 
 - A registry (Debian's, plain HTTP) stands in a network namespace behind a token bucket in both directions. A round trip is made longer
   by holding back everything that enters the namespace; `tests/integration/test_link.py` proves rate, round trip and counts.

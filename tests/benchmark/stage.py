@@ -27,6 +27,7 @@ from tests.support.services import REPOSITORY, apparate
 
 PORT = 5000
 CONVERT_TIMEOUT_S = 1800.0
+RECORDING = {"loader": {"record_profiles": True}}
 SMALL_BYTES = 1 << 20  # files of the registry besides blobs: links, manifests, configurations
 _PACKAGE = REPOSITORY / "snapshotter" / "apparate"
 _MAKERS = (_PACKAGE / "convert", _PACKAGE / "format", _PACKAGE / "oci", SOURCES / "estargz-convert")
