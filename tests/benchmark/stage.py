@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -70,6 +71,8 @@ def stage(workload: Workload) -> Iterator[Stage]:
             with tempfile.TemporaryDirectory(dir=root, prefix=f".{workload.name}-") as scratch:
                 with _registry(workload, Path(scratch) / "made" / "registry") as made:
                     _make(made)
+                for old in root.glob(f"{workload.name}-*"):
+                    shutil.rmtree(old)
                 (Path(scratch) / "made").rename(kept)  # one step: a folder in the cache is a whole one
         with _registry(workload, kept / "registry") as ready:
             yield ready
