@@ -182,6 +182,7 @@ def _duration(value: object, where: str) -> float | None:
 def _proxy(value: object, where: str) -> str | None:
     if value is None or value == "":
         return None
+    parts = None
     try:
         parts = urlsplit(value) if isinstance(value, str) else None
         usable = parts is not None and parts.hostname and parts.path in {"", "/"} and not parts.query + parts.fragment

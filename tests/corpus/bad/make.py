@@ -126,6 +126,7 @@ def layers() -> dict[str, tuple[str, bytes]]:
 INPUTS: dict[str, tuple[str, bytes]] = {
     "docker-config/auth-not-ascii": ("FormatError", b'{"auths":{"r":{"auth":"\xc3\xa9"}}}'),
     "hosts-toml/integer-of-5000-digits": ("FormatError", b"a = " + b"9" * 5000),
+    "hosts-toml/proxy-with-a-bracket": ("FormatError", b'proxy = "http://proxy.t[est:3128"'),
     "manifest/media-type-no-string": ("FormatError", b'{"mediaType":{"a":1},"layers":[]}'),
     "manifest/half-a-surrogate-pair": (
         "FormatError",
