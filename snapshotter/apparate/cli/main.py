@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "complete": "Download the rest of an image.",
     "profile": "Print what containers of an image have touched, as a prefetch list.",
     "fsck": "Check the layers on this node against their digests.",
-    "node": "This node: what it can do.",
+    "node": "This node: check it, configure its containerd, give it back.",
     "config": "Settings: defaults, and what is in force.",
 }
 """Name and one line of help; the module of the same name holds `command`."""

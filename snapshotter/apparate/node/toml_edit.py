@@ -23,6 +23,7 @@ CONFIG_BYTES_MAX: Final = 4 << 20
 Value = str | bool | int
 Path = tuple[str, ...]
 _ABSENT: Final = object()
+_UNFIT: Final = "our settings cannot be added without changing others: write dotted keys of plugins and proxy_plugins as tables, then repeat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,9 @@ def _close(document: tomlkit.TOMLDocument, expected: dict[str, Any], where: str)
     try:
         got = tomllib.loads(out)
     except tomllib.TOMLDecodeError as error:
-        raise FormatError("toml", where, f"the edited text does not parse: {error}") from error
+        raise FormatError("toml", where, f"{_UNFIT} ({error})") from error
     if got != expected:
-        raise FormatError("toml", where, "the edited text does not say what was meant; edit the file by hand")
+        raise FormatError("toml", where, _UNFIT)
     return out
 
 
