@@ -81,7 +81,9 @@ class ConfigPlanner:
             return Effective.of(self._program.defaults())
         with tempfile.TemporaryDirectory(prefix="apparate-trial-") as scratch:
             trial = self._trial(Path(scratch), main, files)
-            return Effective.of(self._program.dump(trial, self._settings.config))
+            dump = self._program.dump(trial, self._settings.config)
+        where = str(self._settings.config)
+        return Effective.of(dump, toml_edit.parse(toml_edit.decode(main, where), where))
 
     def plan(self, files: Files) -> Plan:
         """Return how our settings come into force, starting from *files*.

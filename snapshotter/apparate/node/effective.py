@@ -47,8 +47,11 @@ class Effective:
     proxies: Mapping[str, Proxy]
 
     @classmethod
-    def of(cls, dump: Mapping[str, Any]) -> Effective:
-        """Return what *dump*, the values that containerd printed, says."""
+    def of(cls, dump: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> Effective:
+        """Return what *dump*, the values that containerd printed, says; *file* are those of its main file.
+
+        The file is looked at for options of runtimes alone, which containerd 1.4 leaves out of what it prints.
+        """
         plugins = dump.get("plugins") or {}
         images = plugins.get(CRI_IMAGES)
         old = plugins.get(CRI_1) or {}
@@ -64,7 +67,7 @@ class Effective:
             discards_layers=bool(source.get("discard_unpacked_layers", False)),
             cri_disabled=bool(_CRI_NAMES & set(dump.get("disabled_plugins") or ())),
             sandbox_image=str(sandbox or ""),
-            systemd_cgroup=_systemd_cgroup(runtime, old),
+            systemd_cgroup=_systemd_cgroup(runtime, old) or _systemd_cgroup_in(file or {}, runtime),
             address=Path(grpc.get("address") or DEFAULT_ADDRESS),
             root=Path(dump.get("root") or DEFAULT_ROOT),
             proxies={
@@ -75,7 +78,21 @@ class Effective:
 
 
 def _systemd_cgroup(runtime: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    if old.get("systemd_cgroup"):
-        return True
-    default = (runtime.get("runtimes") or {}).get(runtime.get("default_runtime_name") or "runc") or {}
+    return bool(old.get("systemd_cgroup")) or _option(runtime, _default_runtime(runtime))
+
+
+def _systemd_cgroup_in(file: Mapping[str, Any], runtime: Mapping[str, Any]) -> bool:
+    plugins = file.get("plugins")
+    if not isinstance(plugins, Mapping):
+        return False
+    tables = [plugins.get(name) for name in (CRI_1, "cri")]
+    return any(_option(table.get("containerd") or {}, _default_runtime(runtime)) for table in tables if table)
+
+
+def _default_runtime(runtime: Mapping[str, Any]) -> str:
+    return str(runtime.get("default_runtime_name") or "runc")
+
+
+def _option(runtime: Mapping[str, Any], name: str) -> bool:
+    default = (runtime.get("runtimes") or {}).get(name) or {}
     return bool((default.get("options") or {}).get("SystemdCgroup", False))
