@@ -24,7 +24,7 @@ from apparate.format.inflate import inflate_bounded
 from apparate.format.prefetch import PrefetchRange
 from apparate.format.toc import FORMAT_NAMES, Compression, Entry, EntryType, TableOfContents
 from apparate.format.tree import Tree, build_tree
-from apparate.format.writer import LayerOptions, SourceEntry
+from apparate.format.writer import LayerOptions, SourceEntry, Span
 from apparate.oci import names
 
 KIB = 1024
@@ -367,8 +367,9 @@ def test_headers_are_taken_over_byte_for_byte() -> None:
             info.uname, info.gname, info.size = "someone", "some group", 3
             archive.addfile(info, io.BytesIO(b"abc"))
         tar = out.getvalue()
-    header = tar[: source_of(tar)[0].header.length]
-    assert header in write_layer(tar).raw
+    header = source_of(tar)[0].header
+    assert isinstance(header, Span)
+    assert tar[: header.length] in write_layer(tar).raw
 
 
 def test_a_file_replaced_behind_its_hard_link_keeps_both_contents() -> None:
