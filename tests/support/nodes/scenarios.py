@@ -1,0 +1,164 @@
+"""Runs molecule's scenarios side by side, each in processes of its own, on nodes that no other run has.
+
+What a run makes, it removes: nodes carry its label, and its folder lies below the temporary one. Nodes of runs that were killed are
+removed by the next one, once their run's process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.nodes.fixtures import write_fixtures
+from tests.support.nodes.images import KINDS, image
+from tests.support.nodes.repositories import repositories
+from tests.support.peers import cache_root
+from tests.support.processes import run
+
+ROOT = Path(__file__).resolve().parents[3]
+MOLECULE = ROOT / "tests" / "molecule"
+SCENARIOS = tuple(sorted(path.parent.name for path in MOLECULE.glob("*/molecule.yml")))
+WORKERS = 2
+SCENARIO_TIMEOUT_S = 900.0
+BUDGET_S = 1500.0
+LABEL = "apparate.test"
+TAIL_LINES = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one scenario ended."""
+
+    name: str
+    passed: bool
+    duration_s: float
+    log: Path
+
+
+def run_scenarios(names: Sequence[str], *, keep: bool = False) -> int:
+    """Run *names*, print what failed, and return the exit code for make. With *keep* nodes stay."""
+    started = time.monotonic()
+    remove_abandoned()
+    with work_folder(keep=keep) as work:
+        env = environment(work)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            outcomes = list(pool.map(lambda name: _run(name, work, env, keep=keep), names))
+        for outcome in outcomes:
+            print(f"{'passed' if outcome.passed else 'FAILED'}  {outcome.duration_s:6.1f} s  {outcome.name}")
+            if not outcome.passed:
+                print(*outcome.log.read_text(errors="replace").splitlines()[-TAIL_LINES:], sep="\n")
+        duration_s = time.monotonic() - started
+        print(f"{len(outcomes)} scenarios in {duration_s:.0f} s (budget {BUDGET_S:.0f} s)")
+        return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+def tools() -> Path:
+    """The folder with molecule and ansible: an environment of its own, installed once per lock file."""
+    key = hashlib.sha256((ROOT / "uv.lock").read_bytes() + sys.version.encode()).hexdigest()[:16]
+    target = cache_root() / "nodes" / f"tools-{key}"
+    if not (target / "complete").exists():
+        env = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(target)}
+        command: list[str | Path] = [
+            Path(sys.executable).parent / "uv",
+            "sync",
+            "-q",
+            "--frozen",
+            "--no-install-project",
+        ]
+        run([*command, "--only-group", "nodes", "--python", sys.executable], cwd=ROOT, env=env)
+        (target / "complete").touch()
+    return target / "bin"
+
+
+def environment(work: Path) -> dict[str, str]:
+    """What molecule and the playbooks below tests/molecule need to know."""
+    repository = repositories()
+    return {
+        **os.environ,
+        **{f"NODE_IMAGE_{kind.upper()}": image(kind) for kind in KINDS},
+        "PATH": f"{tools()}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT / 'snapshotter'}:{ROOT}",
+        "MOLECULE_GLOB": "tests/molecule/*/molecule.yml",
+        "CONTAINERS_CONF": str(MOLECULE / "resources" / "containers.conf"),
+        "NODE_REPOSITORIES": str(repository),
+        "NODE_WORK": str(work),
+        "NODE_PREFIX": work.name,
+        "NODE_RUN": str(os.getpid()),
+        "NODE_PYTHON": sys.executable,
+        "NODE_PACKAGES": os.environ.get("NODE_PACKAGES", str(ROOT / "dist")),
+        "ANSIBLE_NOCOLOR": "1",
+        "NO_COLOR": "1",
+    }
+
+
+@contextlib.contextmanager
+def work_folder(*, keep: bool) -> Iterator[Path]:
+    """A folder for this run, with the content of the nodes' registry."""
+    work = Path(tempfile.mkdtemp(prefix="apparate-nodes-"))
+    try:
+        (work / "pods").mkdir()
+        write_fixtures(work)
+        yield work
+    finally:
+        if not keep:
+            shutil.rmtree(work)
+
+
+def remove_abandoned() -> None:
+    """Remove nodes whose run is over: its process has gone, so nobody else will."""
+    listed = run(
+        [
+            "podman",
+            "ps",
+            "--all",
+            "--filter",
+            f"label={LABEL}",
+            "--format",
+            f'{{{{.Names}}}} {{{{index .Labels "{LABEL}"}}}}',
+        ]
+    )
+    for line in listed.splitlines():
+        name, _, process = line.partition(" ")
+        if not (process.isdigit() and Path(f"/proc/{process}").exists()):
+            run(["podman", "rm", "--force", "--volumes", "--time", "2", "--ignore", name])
+
+
+def _run(name: str, work: Path, env: Mapping[str, str], *, keep: bool) -> Outcome:
+    log = work / f"{name}.log"
+    log = Path(os.environ.get("NODE_LOGS", str(work))) / f"{name}.log"
+    folder = work / "molecule" / name
+    folder.mkdir(parents=True)
+    started = time.monotonic()
+    command = ["molecule", "--base-config", str(MOLECULE / "base.yml"), "test", "--scenario-name", name]
+    command += ["--destroy", "never" if keep else "always"]
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**env, "MOLECULE_EPHEMERAL_DIRECTORY": str(folder)},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            passed = process.wait(SCENARIO_TIMEOUT_S) == 0
+        except subprocess.TimeoutExpired:
+            out.write(f"\nnot over after {SCENARIO_TIMEOUT_S:.0f} s\n")
+            passed = False
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    return Outcome(name, passed, time.monotonic() - started, log)
