@@ -84,6 +84,11 @@ class Container:
         self._client = client
         self._log = log
 
+    @property
+    def log(self) -> Path:
+        """Where containerd writes what the container says."""
+        return self._log
+
     def output(self) -> str:
         """What the container has written so far, both streams, without the time stamps of the CRI log format."""
         if not self._log.exists():
