@@ -243,6 +243,25 @@ def _answers(machine: Site) -> bool:
         return False
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_run_that_is_told_to_end_rolls_back(debian: Site, number: signal.Signals) -> None:
+    before = debian.config.read_bytes()
+    runs: list[subprocess.Popen[str]] = []
+
+    def interrupt() -> str:
+        runs[0].send_signal(number)
+        return ""
+
+    debian.faults.append(interrupt)
+    runs.append(debian.start("configure"))
+    runs[0].communicate()
+    assert runs[0].returncode == 130
+    assert debian.config.read_bytes() == before
+    assert debian.restarts == 2
+    assert not (debian.state_dir / "node.json").exists()
+    _print_pause(debian)
+
+
 def test_two_runs_at_once_restart_containerd_once(debian: Site) -> None:
     runs = [debian.start("configure") for _ in range(2)]
     said = [run.communicate()[0] for run in runs]

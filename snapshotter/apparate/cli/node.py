@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -31,6 +33,8 @@ from apparate.telemetry import logging
 
 LAZY_CONTAINERS_RUN: Final = FailedPrecondition.exit_code
 """Exit code of `status --running-lazy` that tells a package manager not to remove anything."""
+
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -137,7 +141,9 @@ def configure(
     settings = _logged(config_path)
     node = _node(settings, containerd, containerd_config, containerd_address, state_dir=state_dir, replaces=replace)
     switch = _switch(settings, node, unit, restart_command)
-    _print(Configurator(switch, apparate.__version__).configure(check=check), check=check, as_json=as_json)
+    with _interruptible():
+        report = Configurator(switch, apparate.__version__).configure(check=check)
+    _print(report, check=check, as_json=as_json)
 
 
 @command.command()
@@ -166,7 +172,8 @@ def restore(
     settings = _logged(config_path)
     node = _node(settings, containerd, containerd_config, containerd_address, state_dir=state_dir)
     switch = _switch(settings, node, unit, restart_command)
-    report = Restorer(switch).restore(check=check, default_only=default_only, force=force)
+    with _interruptible():
+        report = Restorer(switch).restore(check=check, default_only=default_only, force=force)
     _print(report, check=check, as_json=as_json)
 
 
@@ -221,6 +228,23 @@ def _running_lazy(settings: Settings, *, as_json: bool) -> None:
             print(container.name or f"snapshot {container.snapshot_id}")
     if found:
         sys.exit(LAZY_CONTAINERS_RUN)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a run that is told to end roll its change back: a killed play or a closed terminal is no reason to stop half-way."""
+    before = {number: signal.signal(number, _interrupt) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)  # the roll-back is not interrupted by a second one
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _logged(config_path: Path | None) -> Settings:

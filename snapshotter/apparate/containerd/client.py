@@ -131,8 +131,8 @@ class Cri(Protocol):
     def version(self) -> str:
         """Return the runtime's version as CRI gives it; it answers when the plugin has recovered."""
 
-    def run_sandbox(self, name: str, cgroup_parent: str, labels: Mapping[str, str]) -> str:
-        """Start a pod without containers in the host's network, under the default runtime; return its id."""
+    def run_sandbox(self, name: str, cgroup_parent: str, labels: Mapping[str, str], timeout_s: float) -> str:
+        """Start a pod without containers in the host's network, under the default runtime, within *timeout_s*; return its id."""
 
     def sandboxes(self, labels: Mapping[str, str]) -> Sequence[str]:
         """Return the ids of pods that have all *labels*."""

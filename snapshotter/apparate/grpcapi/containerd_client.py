@@ -29,7 +29,8 @@ CALL_TIMEOUT_S: Final = 30.0
 """Answered from containerd's database."""
 WORK_TIMEOUT_S: Final = 1800.0
 """Unpacking a layer, collecting what many images held."""
-SANDBOX_TIMEOUT_S: Final = 60.0
+SANDBOX_TIMEOUT_S: Final = 30.0
+"""Stopping or removing a pod that has no containers."""
 LEASE_HOURS: Final = 24
 """What an interrupted run has half done is collected after that, as with containerd's own clients."""
 
@@ -274,7 +275,7 @@ class CriClient:
         answer = self._call("Version", cri_pb2.VersionRequest(), cri_pb2.VersionResponse.FromString)
         return str(answer.runtime_version).lstrip("v")
 
-    def run_sandbox(self, name: str, cgroup_parent: str, labels: Mapping[str, str]) -> str:
+    def run_sandbox(self, name: str, cgroup_parent: str, labels: Mapping[str, str], timeout_s: float) -> str:
         config = cri_pb2.PodSandboxConfig(
             metadata=cri_pb2.PodSandboxMetadata(name=name, uid=str(uuid.uuid4()), namespace="apparate"),
             labels=dict(labels),
@@ -286,7 +287,7 @@ class CriClient:
             ),
         )
         request = cri_pb2.RunPodSandboxRequest(config=config)
-        answer = self._call("RunPodSandbox", request, cri_pb2.RunPodSandboxResponse.FromString, SANDBOX_TIMEOUT_S)
+        answer = self._call("RunPodSandbox", request, cri_pb2.RunPodSandboxResponse.FromString, timeout_s)
         return str(answer.pod_sandbox_id)
 
     def sandboxes(self, labels: Mapping[str, str]) -> Sequence[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from apparate.node.effective import DEFAULT_SNAPSHOTTER, Effective
 from apparate.node.images import NodeImage, NodeImages
 from apparate.node.lock import exclusive
 from apparate.node.preflight import Level
-from apparate.node.restart import command_line_of, probe, require_plugin, serves
+from apparate.node.restart import HEALTH_S, command_line_of, probe, require_plugin, serves
 from apparate.node.settings import CONTAINERD_CONFIG, NAME
 from apparate.node.state import Phase, State
 from apparate.node.switch import Report, Switch, diff_of
@@ -98,8 +99,9 @@ class Configurator:
             steps.append("restart containerd")
             if not check:
                 self._require_node()
-                self._switch.restart()
-                steps += self._prove(target, [])
+                deadline = time.monotonic() + HEALTH_S
+                self._switch.restart(deadline)
+                steps += self._prove(target, [], deadline)
         if state is not None and state.phase is not Phase.APPLIED and not check:
             self._store.save(in_phase(state, Phase.APPLIED))
         return Report(changed=bool(steps), steps=tuple(steps))
@@ -134,11 +136,11 @@ class Configurator:
                 f"the default snapshotter of this node is {now.snapshotter}, set by somebody else: take it out of "
                 f"{settings.config}, or agree with --replace {now.snapshotter}"
             )
-        self._refuse_other_file()
+        self._refuse_other_file(settings.address or now.address)
 
-    def _refuse_other_file(self) -> None:
+    def _refuse_other_file(self, address: Path) -> None:
         """Raise if the containerd that runs was started with another file: ours would have no effect."""
-        words = command_line_of(self._switch.address())
+        words = command_line_of(address)
         if not words:
             return
         used = _config_argument(words)
@@ -192,7 +194,9 @@ class Configurator:
         self._store.begin(change, begun)
         done: list[str] = []
         try:
-            self._switch.move(change.path, change.after, lambda _: done.extend(self._prove(target, carried)))
+            self._switch.move(
+                change.path, change.after, lambda deadline: done.extend(self._prove(target, carried, deadline))
+            )
         except BaseException:
             # The old file is back, or could not be written: only the record of a file that is as before may go.
             if files.digest(files.read(change.path)) == begun.before:
@@ -207,11 +211,10 @@ class Configurator:
         try:
             images = NodeImages(daemon)
             lost = [image for image in images.survey() if image.missing]
-            size = images.size_to_copy(lost, former)
+            size = images.size_under(lost, former)
         except Unavailable as error:
             raise FailedPrecondition(f"{error}: start containerd first") from error
-        place = self._switch.settings.root
-        free = shutil.disk_usage(_existing(place)).free
+        place, free = self._switch.settings.root, self._free()
         if lost and size + SPACE_RESERVE > free:
             raise FailedPrecondition(
                 f"{len(lost)} images have lost their layers and must be copied: {size >> 20} MiB, with {free >> 20} MiB free at "
@@ -219,7 +222,10 @@ class Configurator:
             )
         return lost
 
-    def _prove(self, target: _Target, carried: list[NodeImage]) -> list[str]:
+    def _free(self) -> int:
+        return shutil.disk_usage(_existing(self._switch.settings.root)).free
+
+    def _prove(self, target: _Target, carried: list[NodeImage], deadline: float) -> list[str]:
         """Make the images usable, the pause image first, and run a pod."""
         done = []
         with self._switch.connect() as (daemon, cri):
@@ -229,7 +235,7 @@ class Configurator:
             for image in sandbox:
                 images.carry(image, target.former, NAME)
                 done.append(f"carried over {image.names[0]}")
-            probe(daemon, cri, systemd_cgroup=target.effective.systemd_cgroup)
+            probe(daemon, cri, deadline, systemd_cgroup=target.effective.systemd_cgroup)
             for image in carried:
                 if image.names not in {one.names for one in sandbox} and daemon.on(K8S, target.former).exists(
                     image.top
@@ -249,6 +255,8 @@ class Configurator:
                 if not used & set(image.names) or snapshots.exists(image.top):
                     continue
                 try:
+                    if images.size_under([image], former) + SPACE_RESERVE > self._free():
+                        raise Unavailable("there is no room for it")
                     images.carry(image, former, NAME)
                 except ApparateError as error:  # containerd unpacks it itself when a container is created
                     _log.warning(IMAGE_NOT_CARRIED, ref=image.names[0], error=str(error))

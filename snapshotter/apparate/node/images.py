@@ -99,10 +99,10 @@ class NodeImages:
                     found.append(self._image(manifest, tuple(sorted(names[digest]))))
         return found
 
-    def size_to_copy(self, images: Iterable[NodeImage], former: str) -> int:
-        """Return what the layers without blobs occupy under *former*, each once."""
+    def size_under(self, images: Iterable[NodeImage], former: str) -> int:
+        """Return what the layers of *images* occupy under *former*, each once: what they will occupy under another."""
         snapshots = self._daemon.on(self._namespace, former)
-        chains = {layer.chain_id for image in images for layer in image.missing}
+        chains = {layer.chain_id for image in images for layer in image.layers}
         total = 0
         for chain in chains:
             with suppress(NotFound):

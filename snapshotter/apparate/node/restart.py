@@ -23,8 +23,9 @@ PROBE_RAN = "probe pod has run"
 
 HEALTH_S: Final = 60.0
 """From the restart of containerd to the end of the probe pod; longer means that it does not work."""
-RESTART_TIMEOUT_S: Final = 90.0
-"""systemd gives a service 90 s to stop."""
+RESTART_TIMEOUT_S: Final = HEALTH_S
+"""A restart that takes longer than all of it may take is given up, and the old configuration restarted."""
+PROBE_TIMEOUT_MIN_S: Final = 1.0
 PROBE_NAME: Final = "apparate-probe"
 PROBE_LABELS: Final = {"apparate/probe": "node"}
 
@@ -106,15 +107,16 @@ def require_plugin(daemon: Containerd) -> None:
         raise FailedPrecondition(f"the running containerd has no snapshotter {NAME}, only {', '.join(sorted(loaded))}")
 
 
-def probe(daemon: Containerd, cri: Cri, *, systemd_cgroup: bool) -> None:
-    """Run a pod, see that it stands on our snapshotter, and remove it.
+def probe(daemon: Containerd, cri: Cri, deadline: float, *, systemd_cgroup: bool) -> None:
+    """Run a pod until *deadline* (monotonic), see that it stands on our snapshotter, and remove it.
 
     Raises:
         ApparateError: it did not run, or stands on another snapshotter.
     """
     began = time.monotonic()
     remove_probes(cri)
-    sandbox = cri.run_sandbox(PROBE_NAME, "system.slice" if systemd_cgroup else "", PROBE_LABELS)
+    cgroup_parent = "system.slice" if systemd_cgroup else ""
+    sandbox = cri.run_sandbox(PROBE_NAME, cgroup_parent, PROBE_LABELS, max(deadline - began, PROBE_TIMEOUT_MIN_S))
     try:
         used = {container.id: container.snapshotter for container in daemon.containers(K8S)}.get(sandbox, NAME)
     finally:

@@ -56,3 +56,32 @@ def test_driver_that_does_not_work_fails_with_its_reason(tmp_path: Path) -> None
 
 def test_worst_of_nothing_is_ok() -> None:
     assert worst([]) is Level.OK
+
+
+def test_unknown_architecture_fails_and_unknown_system_warns(tmp_path: Path) -> None:
+    host = Host(_host(tmp_path).root, "6.12.1", "riscv64")
+    found = _by_name(run(tmp_path / "data", host))
+    assert (found["architecture"].level, found["system"].level) == (Level.FAILED, Level.WARNING)
+
+
+@pytest.mark.parametrize(
+    "release", ['ID=ubuntu\nPRETTY_NAME="Ubuntu 22.04"\n', 'ID="tencentos"\n', 'ID=other\nID_LIKE="rhel centos"\n']
+)
+def test_known_systems_are_fine(tmp_path: Path, release: str) -> None:
+    host = _host(tmp_path)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/os-release").write_text(release)
+    assert _by_name(run(tmp_path / "data", host))["system"].level is Level.OK
+
+
+def test_security_modules_are_named(tmp_path: Path) -> None:
+    host = _host(tmp_path)
+    assert "neither" in _by_name(run(tmp_path / "data", host))["security module"].detail
+    apparmor = tmp_path / "sys/module/apparmor/parameters"
+    apparmor.mkdir(parents=True)
+    (apparmor / "enabled").write_text("Y\n")
+    assert "AppArmor" in _by_name(run(tmp_path / "data", host))["security module"].detail
+    selinux = tmp_path / "sys/fs/selinux"
+    selinux.mkdir(parents=True)
+    (selinux / "enforce").write_text("1\n")
+    assert _by_name(run(tmp_path / "data", host))["security module"].level is Level.WARNING
