@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +26,7 @@ END_TIMEOUT_S = 300.0
 _HASH = "find /bin /data -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum"
 # Reads every file, over and over, until it is told to stop.
 _READ_ON = f"echo up; while [ ! -e /stop/now ]; do {_HASH}; echo round $?; done; echo done"
-_READ_ONCE = f"{_HASH}; echo round $?; echo done"
+READ_ONCE = f"{_HASH}; echo round $?; echo done"
 
 Layers = Sequence[Mapping[str, Entry | bytes | None]]
 
@@ -104,7 +104,7 @@ def survive(
             _start_and_read(cri, pod, others[number // START_EVERY % len(others)])
     (stop / "now").touch()
     reader.wait_output("done", timeout_s=END_TIMEOUT_S)
-    _assert_read(reader, image)
+    assert_read(reader, image)
     _assert_nothing_lost(running, [image, *others[: -(-count // START_EVERY)]])
     for each in (image, others[0]):
         _start_and_read(cri, pod, each)
@@ -121,7 +121,7 @@ def _start_and_read(cri: CriClient, pod: Pod, image: Readable) -> None:
     def attempt() -> Container | None:
         try:
             cri.pull(image.reference)
-            return cri.start(pod, image.reference, ["sh", "-c", _READ_ONCE])
+            return cri.start(pod, image.reference, ["sh", "-c", READ_ONCE])
         except CriError as error:
             if error.code is not grpc.StatusCode.UNAVAILABLE:
                 raise
@@ -130,11 +130,12 @@ def _start_and_read(cri: CriClient, pod: Pod, image: Readable) -> None:
     started = wait_until(attempt, f"a container of {image.reference} is started")
     assert started is not None
     started.wait_output("done")
-    _assert_read(started, image)
+    assert_read(started, image)
 
 
-def _assert_read(container: Container, image: Readable) -> None:
-    lines = [line for line in container.output().splitlines() if line not in {"up", "done"}]
+def assert_read(container: Container, image: Readable, besides: Collection[str] = ()) -> None:
+    """Assert that *container* has read *image*, each time as a whole, and printed nothing else but *besides*."""
+    lines = [line for line in container.output().splitlines() if line not in {"up", "done", *besides}]
     assert set(lines) == {f"{image.content}  -", "round 0"}, lines
 
 
