@@ -69,6 +69,12 @@ test: setup peers ## What needs no node containers and no cluster.
 test-matrix: setup matrix-peers ## Other containerds, foreign tools, long kills, fuzzing, memory: at most 25 minutes.
 	@MATRIX=1 $(BIN)/python -m tests.support.groups $(ROOT_GROUPS) tests/matrix
 
+# SCENARIOS="debian running" runs only these; KEEP=1 leaves the nodes for a look inside. The second package is what is upgraded to.
+test-nodes: setup package ## Roles on podman nodes with systemd: 25 minutes, 6 more the first time.
+	@$(MAKE) -s package VERSION=1000.0.0 OUT=build/next
+	@NODE_PACKAGES=$(CURDIR)/dist NODE_PACKAGES_NEXT=$(CURDIR)/build/next \
+	    $(BIN)/python -m tests.support.nodes test $(SCENARIOS) $(if $(KEEP),--keep)
+
 demo: setup peers ## Convert a real image and start it on data loaded while it runs.
 	@$(BIN)/python -m tests.benchmark.demo
 
@@ -79,11 +85,10 @@ $(VENV)/.package: $(VENV)/.locked
 	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(VENV) $(BIN)/uv sync -q --frozen --inexact --no-install-project --group package
 	@touch $@
 
-# FRESH=1 builds even if the cache outside the checkout has it; VERSION=1.2.3 calls it something else.
+# FRESH=1 builds even if the cache outside the checkout has it; VERSION=1.2.3 calls it something else; OUT=dir puts it elsewhere.
 package: setup $(VENV)/.package ## The host package: deb, rpm, tar.zst, OCI image, parts list and checksums in dist/.
-	@nfpm=$$($(BIN)/python -m tests.support.peers nfpm); \
-	PYTHONPATH=snapshotter/packaging $(BIN)/python -m hostpackage build --nfpm "$${nfpm#nfpm: }/nfpm" \
-	    $(if $(FRESH),--fresh) $(if $(VERSION),--version $(VERSION))
+	@PYTHONPATH=snapshotter/packaging $(BIN)/python -m hostpackage build \
+	    $(if $(FRESH),--fresh) $(if $(VERSION),--version $(VERSION)) $(if $(OUT),--out $(OUT))
 
 package-lock: setup ## Pin the Debian packages that are offered now.
 	@PYTHONPATH=snapshotter/packaging $(BIN)/python -m hostpackage lock
