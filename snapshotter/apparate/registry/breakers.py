@@ -39,6 +39,8 @@ class _State:
     """While a probe is under way: when it is given up for lost."""
     wait_until: float = 0.0
     """The endpoint asked for silence until then (Retry-After)."""
+    distrust_until: float = 0.0
+    """It served wrong bytes; right ones in between, of other content, prove nothing."""
 
 
 class Breakers:
@@ -78,7 +80,10 @@ class Breakers:
     def answered(self, endpoint: Endpoint) -> None:
         """Note that *endpoint* works: it gave a result, or a final refusal."""
         with self._lock:
-            state = self._states.pop(_key(endpoint), None)
+            state = self._states.get(_key(endpoint))
+            if state is not None and state.distrust_until > self._clock():
+                return
+            self._states.pop(_key(endpoint), None)
         if state is not None and state.failures >= FAILURES_TO_OPEN:
             _log.info(EVENT_CLOSED, host=endpoint.host)
 
@@ -104,13 +109,16 @@ class Breakers:
             state.probe_until = 0.0
 
     def distrusted(self, endpoint: Endpoint, reason: str) -> None:
-        """Note that *endpoint* served wrong bytes: open its breaker at once."""
+        """Note that *endpoint* served wrong bytes: open its breaker at once, and let nothing close it for a while."""
+        now = self._clock()
         with self._lock:
             state = self._states.setdefault(_key(endpoint), _State())
+            known = state.distrust_until > now
             state.failures = max(state.failures, FAILURES_TO_OPEN)
-            state.open_until = self._clock() + DISTRUST_S
+            state.open_until = state.distrust_until = now + DISTRUST_S
             state.probe_until = 0.0
-        _log.warning(EVENT_OPENED, host=endpoint.host, error=reason)
+        if not known:
+            _log.warning(EVENT_OPENED, host=endpoint.host, error=reason)
 
     @staticmethod
     def _admits(state: _State | None, now: float) -> bool:

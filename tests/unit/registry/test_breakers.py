@@ -94,3 +94,21 @@ def test_silence_is_kept_until_its_end(made: Breakers, clock: Clock) -> None:
     assert made.silence_s(A) == 0.0
     assert made.silence_s(B) == 0.0
     assert not made.is_open(A)
+
+
+def test_right_answers_do_not_close_the_breaker_of_an_endpoint_that_served_wrong_bytes(
+    made: Breakers, clock: Clock
+) -> None:
+    made.distrusted(A, "wrong")
+    made.answered(A)
+    assert made.order([A, B]) == [B, A]
+    clock.now += breakers.DISTRUST_S
+    assert made.order([A, B]) == [A, B]
+    made.answered(A)
+    assert not made.is_open(A)
+
+
+def test_distrust_is_said_once(made: Breakers, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(3):
+        made.distrusted(A, "wrong")
+    assert capsys.readouterr().err.count(breakers.EVENT_OPENED) == 1
