@@ -6,7 +6,7 @@ error (`temporary`), never something to search for in its text.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ApparateError(Exception):
@@ -18,6 +18,16 @@ class ApparateError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+    def anew(self) -> Self:
+        """Return an error that says the same and was never raised.
+
+        One that is kept, or raised more than once, would keep every frame that it has passed and all that these hold.
+        """
+        other = type(self).__new__(type(self))
+        other.args = self.args
+        other.__dict__.update(self.__dict__)
+        return other
 
 
 class InvalidArgument(ApparateError):

@@ -52,7 +52,7 @@ class Completion:
         with self._changed:
             self._running.discard(priority)
             if error is not None:
-                self._given_up = error
+                self._given_up = error.anew()
                 self._changed.notify_all()
         if error is not None:
             self._image.note_error(error)
@@ -79,5 +79,5 @@ class Completion:
                 if not image.is_complete and self._given_up is None:
                     self._changed.wait(min(left_s, _LOOK_AGAIN_S))
                 if self._given_up is not None and not image.is_complete:
-                    raise self._given_up
+                    raise self._given_up.anew()
         return True

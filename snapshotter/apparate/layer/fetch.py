@@ -100,9 +100,14 @@ class Fetcher:
             failures.append(error)
         finally:
             self.flights.abandon(own, failures[0] if failures else Unavailable("fetching was interrupted"))
-        if failures:
-            raise failures[0]
-        return arrived
+        if not failures:
+            return arrived
+        failure = failures[0].anew()
+        failures.clear()
+        try:
+            raise failure
+        finally:  # else this frame holds the error that holds this frame, and those of its callers
+            del failure
 
     def _salvaged(self, member: int, flight: Flight, arrived: dict[int, bytes]) -> bool:
         raw = self._store.salvage(member)
@@ -201,7 +206,7 @@ def _join(flights: Batch, deadline: Deadline) -> dict[int, bytes]:
     for member, flight in flights.items():
         flight.wait(deadline)
         if flight.error is not None:
-            raise flight.error
+            raise flight.error.anew()
         if flight.raw is not None:
             held[member] = flight.raw
     return held

@@ -122,7 +122,7 @@ class FlightTable:
         """End a claimed flight. If it arrived it is stored by now, so that it is never free in between."""
         with self._lock:
             del self._flights[member]
-        flight.land(raw, error)
+        flight.land(raw, error and error.anew())
 
     def abandon(self, batch: Batch, error: ApparateError) -> None:
         """End those of the claimed *batch* that have not landed."""
@@ -130,5 +130,6 @@ class FlightTable:
             rest = [flight for member, flight in batch.items() if self._flights.get(member) is flight]
             for member in [member for member, flight in batch.items() if self._flights.get(member) is flight]:
                 del self._flights[member]
+        kept = error.anew()
         for flight in rest:
-            flight.land(None, error)
+            flight.land(None, kept)

@@ -43,7 +43,10 @@ class Patience:
         asked_s = error.retry_after_s if isinstance(error, Unavailable) else None
         pause_s = max(self._pause_s, asked_s or 0.0)
         if left_s <= pause_s:
-            raise error
+            try:
+                raise error
+            finally:  # else this frame holds the error that holds this frame, and those of its callers
+                del error
         self._pause_s = min(self._pause_s * 2, _PAUSE_MOST_S)
         if self._closing.wait(pause_s):
             raise Unavailable("the loader is stopping") from error

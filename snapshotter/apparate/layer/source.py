@@ -155,16 +155,22 @@ class RegistrySource:
                     body = stack.enter_context(opened(Reference.parse(text), until))
                 except ApparateError as error:
                     self._doubt(text)
-                    failures.append(error)
+                    failures.append(error.anew())
                     continue
                 self._proven = text
                 try:
                     yield body
-                except ApparateError:
+                except ApparateError as error:
                     self._doubt(text)
-                    raise
+                    # What lies below keeps its errors, and with the traceback the frames of whoever reads.
+                    raise error.with_traceback(None)  # noqa: B904 - it is the same one
                 return
-        raise _verdict(failures) or NotFound(f"layer {self._digest} has no reference to fetch it by")
+        failure = _verdict(failures) or NotFound(f"layer {self._digest} has no reference to fetch it by")
+        failures.clear()
+        try:
+            raise failure
+        finally:  # else this frame holds the error that holds this frame, and those of its callers
+            del failure
 
     def _doubt(self, text: str) -> None:
         self._doubted = text

@@ -85,7 +85,7 @@ class WholeDownload:
                 with self._source.whole(deadline=Deadline.never()) as body:
                     self._pass(body, admit)
         except ApparateError as error:
-            failure = error
+            failure = error.anew()
             log.warning("layer could not be downloaded as a whole", error=str(error))
         except Exception as error:
             failure = Unavailable(f"the download was interrupted: {error!r}")
@@ -109,7 +109,7 @@ class WholeDownload:
                 self.passed_bytes += ref.length
                 self._admit(admit, member, flight, data, body)
             except ApparateError as error:
-                failure = error
+                failure = error.anew()
                 raise
             finally:
                 self._flights.abandon({member: flight}, failure)  # nothing, if it has landed
