@@ -15,6 +15,7 @@ from apparate.format.index import build_local, unpack
 from apparate.format.toc import Compression
 from apparate.format.zstd_chunked import reader as zstd_chunked
 from apparate.layer.model import IndexSource
+from apparate.layer.source import distrusted
 from apparate.oci import names
 from apparate.oci.digest import Digest
 from apparate.telemetry.logging import get_logger
@@ -116,14 +117,16 @@ def read_exactly(body: Body, offset: int, length: int) -> bytes:
         Unavailable: the other side gave another part of the blob, or less.
     """
     if body.offset != offset:
-        raise Unavailable(f"registry gave the bytes from {body.offset} on where those from {offset} on were asked for")
+        raise distrusted(
+            body, f"registry gave the bytes from {body.offset} on where those from {offset} on were asked for"
+        )
     parts = bytearray()
     for data in body:
         parts += data
         if len(parts) > length:
-            raise Unavailable(f"registry gave more than the {length} bytes that were asked for")
+            raise distrusted(body, f"registry gave more than the {length} bytes that were asked for")
     if len(parts) < length:
-        raise Unavailable(f"registry gave {len(parts)} of {length} bytes")
+        raise distrusted(body, f"registry gave {len(parts)} of {length} bytes")
     return bytes(parts)
 
 

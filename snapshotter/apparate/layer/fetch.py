@@ -14,6 +14,7 @@ from apparate.format.inflate import inflate_member
 from apparate.layer.flights import Batch, Flight, FlightTable
 from apparate.layer.model import Priority
 from apparate.layer.runs import Run, runs_of
+from apparate.layer.source import BlobSize, distrusted
 from apparate.layer.whole import WholeDownload
 from apparate.registry.ranges import RangesUnsupported
 from apparate.telemetry import metrics
@@ -48,14 +49,19 @@ class Fetcher:
         pace: Pace,
         announcer: Announcer,
         timeout_s: float,
+        blob_size: int = 0,
     ) -> None:
-        """*timeout_s* bounds one request, so that a connection that hangs is replaced long before a reader gives up."""
+        """*timeout_s* bounds one request, so that a connection that hangs is replaced long before a reader gives up.
+
+        *blob_size* is what a registry has said of the blob's length, 0 if none has.
+        """
         self.pace = pace
         self._index = index
         self._store = store
         self._source = source
         self._announcer = announcer
         self._timeout_s = timeout_s
+        self._size = BlobSize(index, blob_size)
         self.flights = FlightTable(index, store)
         self.whole = WholeDownload(index, source, self.flights)
 
@@ -132,6 +138,7 @@ class Fetcher:
         begun_s = time.monotonic()
         capped = deadline.capped(self._timeout_s + length / _SLOW_BYTES_PER_S)
         with self._source.range(first.offset, length, deadline=capped) as body:
+            self._size.check(body)
             received = _Received(body, first.offset, length, begun_s, self.pace)
             for member in members:
                 ref = self._index.member(member)
@@ -171,9 +178,10 @@ class _Received:
 
     def __init__(self, body: Body, offset: int, length: int, begun_s: float, pace: Pace) -> None:
         if body.offset != offset:
-            raise Unavailable(
-                f"registry gave the bytes from {body.offset} on where those from {offset} on were asked for"
+            raise distrusted(
+                body, f"registry gave the bytes from {body.offset} on where those from {offset} on were asked for"
             )
+        self._body = body
         self._chunks = iter(body)
         self._buffer = bytearray(length)
         self._count = 0
@@ -189,13 +197,15 @@ class _Received:
         while self._count < start + length:
             data = next(self._chunks, None)
             if data is None:
-                raise Unavailable(f"registry gave {self._count} of {len(self._buffer)} bytes")
+                raise distrusted(self._body, f"registry gave {self._count} of {len(self._buffer)} bytes")
             if not self._count:
                 self._pace.answered(time.monotonic() - self._begun_s)
             self._pace.received(len(data))
             end = self._count + len(data)
             if end > len(self._buffer):
-                raise Unavailable(f"registry gave more than the {len(self._buffer)} bytes that were asked for")
+                raise distrusted(
+                    self._body, f"registry gave more than the {len(self._buffer)} bytes that were asked for"
+                )
             self._buffer[self._count : end] = data
             self._count = end
         return memoryview(self._buffer)[start : start + length]

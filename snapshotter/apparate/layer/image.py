@@ -84,8 +84,9 @@ class LayerImage:
         pace: Pace,
         around: Surroundings,
         fetched_bytes: int = 0,
+        blob_size: int = 0,
     ) -> None:
-        """*fetched_bytes* were received for the layer before."""
+        """*fetched_bytes* were received for the layer before; *blob_size* is what a registry has said of its blob, 0 if none has."""
         settings = around.settings
         self.digest = digest
         self.layer_id = layer_id
@@ -93,7 +94,7 @@ class LayerImage:
         self.store = store
         # What belongs to the image does not keep it: a removed layer's mapping goes when the last user lets go of the image.
         itself = weakref.ref(self)
-        self.fetcher = Fetcher(index, store, source, pace, _Announcer(itself), settings.attempt_timeout_s)
+        self.fetcher = Fetcher(index, store, source, pace, _Announcer(itself), settings.attempt_timeout_s, blob_size)
         first_block = index.metadata_size // BLOCK_BYTES
         self.profile = Profile(first_block, index.image_size // BLOCK_BYTES - first_block, settings.profile_entries)
         self.hot = bytearray(index.member_count)

@@ -60,7 +60,9 @@ class Opener:
         store = LayerStore(directory, index, identity, self._disk, self._room)
         mapped.madvise(mmap.MADV_DONTNEED)  # checks have touched every page; few are needed again
         fetched_bytes, _ = self._catalogue.used().get(digest, (0, 0.0))
-        image = LayerImage(digest, info.layer_id, index, store, source, self._pace(remote), self._around, fetched_bytes)
+        image = LayerImage(
+            digest, info.layer_id, index, store, source, self._pace(remote), self._around, fetched_bytes, info.blob_size
+        )
         try:
             image.profile.load((directory / PROFILE_NAME).read_bytes())
         except OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from apparate.errors import ApparateError, NotFound
+from apparate.errors import ApparateError, NotFound, Unavailable
 from apparate.oci.reference import Reference
 from apparate.registry.ranges import RangesUnsupported
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from apparate.format.index import LayerIndex
     from apparate.oci.digest import Digest
     from apparate.registry.client import RegistryClient
     from apparate.registry.deadline import Deadline
@@ -73,6 +74,28 @@ class SourceFactory(Protocol):
     """Makes the source of a blob. *references* is called for each request: newest first, they can change."""
 
     def __call__(self, references: Callable[[], Sequence[str]], digest: Digest) -> BlobSource: ...
+
+
+def distrusted(body: Body, reason: str) -> Unavailable:
+    """Return the error that *body* is not what was asked for; the next answer comes from somebody else, if there is one."""
+    body.distrust(reason)
+    return Unavailable(reason)
+
+
+class BlobSize:
+    """What is known of a blob's length. Nothing proves what a registry has said of it, but that the members of *index* fit in."""
+
+    def __init__(self, index: LayerIndex, said: int) -> None:
+        """*said* by a registry before, 0 if by none."""
+        last = index.member(index.member_count - 1) if index.member_count else None
+        self._least = last.offset + last.length if last is not None else 0
+        self._said = said if said >= self._least else 0
+
+    def check(self, body: Body) -> None:
+        """Distrust who says another length. What he gives may be right all the same, and is verified."""
+        size = body.total_size
+        if size is not None and (size < self._least or (self._said and size != self._said)):
+            body.distrust(f"registry says that the layer has {size} bytes, not {self._said or self._least} or more")
 
 
 class _WholeBody:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.support.layers import FakeBody, FakeRegistry, Refused
 from tests.unit.layer.conftest import ManagerFactory, replaced
-from tests.unit.layer.helpers import MEMBER, STEP, address_of, files_in, resolve, sample_layer, whole_image
+from tests.unit.layer.helpers import MEMBER, REFERENCE, STEP, address_of, files_in, resolve, sample_layer, whole_image
 
 from apparate.errors import NotFound, RegistryError, Unavailable
 from apparate.layer.manager import LayerManager
+from apparate.layer.model import LayerRequest
 from apparate.layer.settings import LayerSettings
 from apparate.registry.deadline import Deadline
 
@@ -141,6 +143,54 @@ def test_bad_answers_never_become_data(manager: LayerManager, registry: FakeRegi
 
     registry.fault = fault
     assert files_in(whole_image(image)) == layer.files
+
+
+def spoiling(registry: FakeRegistry, spoil: Callable[[int, int, bytes, int], FakeBody | None]) -> list[FakeBody]:
+    """Let *spoil* (offset, length, right, length of the blob) give the next answer; return what it has given."""
+    given: list[FakeBody] = []
+    (blob,) = registry.blobs.values()
+
+    def fault(offset: int, length: int, right: bytes) -> FakeBody | None:
+        body = None if given else spoil(offset, length, right, len(blob))
+        if body is not None:
+            given.append(body)
+        return body
+
+    registry.fault = fault
+    return given
+
+
+@pytest.mark.parametrize("spoil", ["short", "longer", "elsewhere", "smaller blob", "larger blob"])
+def test_who_gives_another_answer_than_was_asked_for_is_asked_last_for_a_while(
+    manager: LayerManager, registry: FakeRegistry, spoil: str
+) -> None:
+    layer = sample_layer()
+    image = resolve(manager, registry, layer)
+    given = spoiling(
+        registry,
+        lambda offset, length, right, size: {
+            "short": FakeBody(right[: length // 2], offset, size),
+            "longer": FakeBody(right + b"more", offset, size),
+            "elsewhere": FakeBody(right, offset + 1, size),
+            "smaller blob": FakeBody(right, offset, offset + length),
+            "larger blob": FakeBody(right, offset, size + 1),
+        }[spoil],
+    )
+    assert files_in(whole_image(image)) == layer.files
+    assert [bool(body.distrusted) for body in given] == [True]
+
+
+def test_the_length_of_a_blob_that_was_said_at_first_is_not_believed_against_the_index(
+    open_manager: ManagerFactory, settings: LayerSettings, registry: FakeRegistry
+) -> None:
+    layer = sample_layer()
+    digest = registry.add(layer)
+    registry.fault = lambda offset, _, right: FakeBody(right, offset, 1000)
+    manager = open_manager(settings)
+    assert manager.resolve(LayerRequest(REFERENCE, digest, layer.annotations)).blob_size == 1000
+    given = spoiling(registry, lambda offset, _, right, size: FakeBody(right, offset, size))
+    manager.attach(digest).read(manager.attach(digest).metadata_size, MEMBER)
+    assert [body.distrusted for body in given] == [""]
 
 
 def test_the_good_members_of_a_bad_answer_are_kept(
