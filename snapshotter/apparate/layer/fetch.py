@@ -63,7 +63,7 @@ class Fetcher:
         self._timeout_s = timeout_s
         self._size = BlobSize(index, blob_size)
         self.flights = FlightTable(index, store)
-        self.whole = WholeDownload(index, source, self.flights)
+        self.whole = WholeDownload(index, source, self.flights, self._size, timeout_s)
 
     def obtain(self, members: Sequence[int], deadline: Deadline) -> dict[int, bytes]:
         """Return when each of *members* is stored, or among the inflated contents that are returned.

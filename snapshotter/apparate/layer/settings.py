@@ -25,7 +25,8 @@ class LayerSettings:
     resolve_deadline_s: float = 30.0
     """How long making a new layer known may take."""
     attempt_timeout_s: float = 10.0
-    """How long one ranged request may take before it is given up and repeated on another connection."""
+    """How long one ranged request may take before it is given up and repeated on another connection, besides 1 s for each 64 KiB.
+    A download of a whole layer is begun anew when less than 64 KiB/s have come for so long."""
 
     fetch_window_bytes: int = 512 * KIB
     """Upper limit of what one request of a read asks for beyond the missing members, of the compressed blob."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from apparate.errors import ApparateError, IntegrityError, Unavailable
 from apparate.layer.model import Priority
+from apparate.layer.source import distrusted
 from apparate.oci.digest import Verifier
 from apparate.registry.deadline import Deadline
 from apparate.telemetry.logging import get_logger
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 
     from apparate.format.index import LayerIndex
     from apparate.layer.flights import Batch, Flight, FlightTable
-    from apparate.layer.source import BlobSource, Body
+    from apparate.layer.source import BlobSize, BlobSource, Body
     from apparate.layer.store import Room
     from apparate.oci.digest import Digest
 
 SPOOL_NAME: Final = "blob"
 _STEP_BYTES: Final = 256 * 1024
 _SLOW_BYTES_PER_S: Final = 64 * 1024
-"""A whole blob that comes more slowly than this is not waited for."""
+"""A whole blob that comes more slowly than this, over any of the spans in which it is measured, is not waited for."""
 
 log = get_logger("layer.whole")
 
@@ -46,7 +47,12 @@ class Admit(Protocol):
 class WholeDownload:
     """Downloads a whole blob once and lands every missing member as it passes. Thread-safe."""
 
-    def __init__(self, index: LayerIndex, source: BlobSource, flights: FlightTable) -> None:
+    def __init__(
+        self, index: LayerIndex, source: BlobSource, flights: FlightTable, size: BlobSize, span_s: float
+    ) -> None:
+        """*span_s*: for how long a registry may be slow before the download is begun anew."""
+        self._size = size
+        self._span_s = span_s
         self._index = index
         self._source = source
         self._flights = flights
@@ -96,7 +102,8 @@ class WholeDownload:
             self._flights.abandon(rest, failure)
 
     def _pass(self, body: Body, admit: Admit) -> None:
-        window = _Window(body)
+        self._size.check(body)
+        window = _Window(body, self._span_s)
         for member in range(self._index.member_count):
             with self._lock:  # others may hand over what lies ahead at any time
                 flight = self._pending.pop(member, None)
@@ -126,8 +133,9 @@ class WholeDownload:
 class _Window:
     """Takes ascending parts out of a body, dropping what lies between."""
 
-    def __init__(self, body: Body) -> None:
-        self._chunks = iter(body)
+    def __init__(self, body: Body, span_s: float) -> None:
+        self._body = body
+        self._chunks = _brisk(body, span_s)
         self._held = bytearray()
         self._offset = body.offset
 
@@ -136,7 +144,7 @@ class _Window:
         while self._offset + len(self._held) < offset + length:
             data = next(self._chunks, None)
             if data is None:
-                raise Unavailable("the registry gave less than the whole layer")
+                raise distrusted(self._body, "the registry gave less than the whole layer")
             self._drop_before(offset)
             self._held += data
         self._drop_before(offset)
@@ -149,12 +157,33 @@ class _Window:
             self._offset += surplus
 
 
+def _brisk(body: Body, span_s: float) -> Iterator[bytes]:
+    """Yield what *body* brings as long as it is not too slow over *span_s* of waiting; what its reader takes does not count.
+
+    Raises:
+        Unavailable: it was.
+    """
+    chunks, waited_s, count = iter(body), 0.0, 0
+    while True:
+        begun_s = time.monotonic()
+        data = next(chunks, None)
+        waited_s += time.monotonic() - begun_s
+        if data is None:
+            return
+        count += len(data)
+        if waited_s >= span_s:
+            if count < _SLOW_BYTES_PER_S * waited_s:
+                raise distrusted(body, f"registry is too slow: {count} bytes of the layer came in {waited_s:.1f} s")
+            waited_s, count = 0.0, 0
+        yield data
+
+
 @dataclass(frozen=True)
 class SpoolLimits:
     """What a spooled download may take."""
 
-    grace_s: float
-    """How long it may last besides the time its bytes take on a slow line."""
+    span_s: float
+    """For how long the registry may be slow."""
     closing: threading.Event
     """It ends when this is set."""
     room: Room
@@ -169,7 +198,6 @@ class _SpoolCheck:
     def __init__(self, limits: SpoolLimits, announced: int | None) -> None:
         self._limits = limits
         self._size = limits.size or announced or 0
-        self._begun_s = time.monotonic()
         self._received = 0
         if limits.size and announced is not None and announced != limits.size:
             raise Unavailable(f"registry announces {announced} bytes for a layer of {limits.size}")
@@ -178,13 +206,11 @@ class _SpoolCheck:
         """Note *count* bytes that are to be stored.
 
         Raises:
-            Unavailable: they are too many, too late, have no room, or nobody waits any more.
+            Unavailable: they are too many, have no room, or nobody waits any more.
         """
         self._received += count
         if self._size and self._received > self._size:
             raise Unavailable(f"registry gave more than the {self._size} bytes of the layer")
-        if time.monotonic() - self._begun_s > self._limits.grace_s + self._received / _SLOW_BYTES_PER_S:
-            raise Unavailable(f"registry is too slow: {self._received} bytes of the layer came in time")
         if self._limits.closing.is_set():
             raise Unavailable("the loader is stopping")
         if not self._limits.room.take(count):
@@ -219,7 +245,7 @@ def spool(source: BlobSource, digest: Digest, directory: Path, limits: SpoolLimi
 def _receive(body: Body, file: BinaryIO, verifier: Verifier, limits: SpoolLimits) -> None:
     try:
         check = _SpoolCheck(limits, body.total_size)
-        for data in body:
+        for data in _brisk(body, limits.span_s):
             check.received(len(data))
             verifier.update(data)
             file.write(data)

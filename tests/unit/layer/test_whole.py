@@ -190,3 +190,39 @@ def test_a_whole_layer_that_never_ends_or_has_no_room_is_given_up_and_leaves_not
     with pytest.raises(Unavailable, match=why):
         manager.resolve(LayerRequest(REFERENCE, digest, layer.annotations))
     assert list(manager.image_path(digest).parent.parent.iterdir()) == []
+
+
+def test_a_download_that_trickles_is_begun_anew(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
+) -> None:
+    layer = sample_layer()
+    image = resolve(open_manager(replaced(settings, attempt_timeout_s=0.05)), registry, layer)
+    slow = Endless(b"", 0, len(layer.blob))
+
+    def fault(offset: int, length: int, _right: bytes) -> FakeBody | None:
+        if (offset, length) != (0, len(layer.blob)):
+            raise RangesUnsupported("the server sends the whole blob")
+        return None if slow.distrusted else slow
+
+    registry.fault = fault
+    assert files_in(whole_image(image)) == layer.files
+    assert "too slow" in slow.distrusted
+
+
+def test_a_download_that_ends_early_or_says_another_length_comes_from_somebody_else(
+    manager: LayerManager, registry: FakeRegistry
+) -> None:
+    layer = sample_layer()
+    image = resolve(manager, registry, layer)
+    size = len(layer.blob)
+    given = [FakeBody(layer.blob[: size // 2], 0, size), FakeBody(layer.blob, 0, size + 1)]
+    rest = list(given)
+
+    def fault(offset: int, length: int, _right: bytes) -> FakeBody | None:
+        if (offset, length) != (0, size):
+            raise RangesUnsupported("the server sends the whole blob")
+        return rest.pop(0) if rest else None
+
+    registry.fault = fault
+    assert files_in(whole_image(image)) == layer.files
+    assert all(body.distrusted for body in given)
