@@ -116,13 +116,11 @@ class Results:
         self._write()
 
     def _write(self) -> None:
-        document = {
-            "machine": self.machine,
-            "cells": [self._cells[name] for name in sorted(self._cells)],
-        }
+        """One cell a line: whoever looks at a change sees which cells it is about."""
+        lines = ",\n".join(json.dumps(self._cells[name]) for name in sorted(self._cells))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps(document, indent=1) + "\n")
+        fresh.write_text(f'{{"machine": {json.dumps(self.machine)},\n"cells": [\n{lines}\n]}}\n')
         fresh.rename(self._path)
 
 

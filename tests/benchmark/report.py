@@ -75,7 +75,7 @@ def write(results: Results) -> None:
 
 def page(results: Results) -> str:
     """The page; parts that were not measured are left out."""
-    sections = [_HEAD + _machine(results), _verdict(results)]
+    sections = [_HEAD + _machine(results), _verdict(results), _losses(results)]
     sections += [_starts(results, image) for image in _images(results)]
     sections += [part(results) for part in (_limits, _reads, _walks, _attach, _conversion, _memory)]
     return "\n".join(section for section in [*sections, _METHOD] if section)
@@ -107,16 +107,25 @@ def _machine(results: Results) -> str:
 
 
 def _verdict(results: Results) -> str:
-    found = targets(results)
-    lost = losses(results)
-    if not found:
-        return ""
-    rows = [[each.what, each.wanted, each.measured, "yes" if each.is_met else "**no**"] for each in found]
-    text = "## Aims\n\n" + _table(["aim", "wanted", "measured", "met"], rows)
-    text += f"\n## Losses\n\nCells in which a peer was faster, of {len(list(_start_cells(results)))}:\n\n"
-    rows = [[_TITLES[loss.cell.image], loss.cell.link, _NAMES[loss.ours], f"{loss.ours_s:.2f} s",
-             f"{_NAMES[loss.peer]} {loss.peer_s:.2f} s"] for loss in lost]  # fmt: skip
-    return text + (_table(["image", "link", "ours", "", "faster"], rows) if rows else "none.\n")
+    rows = [[each.what, each.wanted, each.measured, "yes" if each.is_met else "**no**"] for each in targets(results)]
+    return "## Aims\n\n" + _table(["aim", "wanted", "measured", "met"], rows) if rows else ""
+
+
+def _losses(results: Results) -> str:
+    cells = len(list(_start_cells(results)))
+    rows = [
+        [
+            _TITLES[loss.cell.image],
+            loss.cell.link,
+            _NAMES[loss.ours],
+            f"{loss.ours_s:.2f} s",
+            _NAMES[loss.peer],
+            f"{loss.peer_s:.2f} s",
+        ]
+        for loss in sorted(losses(results), key=lambda loss: _order(loss.cell))
+    ]
+    lost = _table(["image", "link", "ours", "", "faster", ""], rows) if rows else "None.\n"
+    return f"## Losses\n\nStarts in which a peer was faster, of {cells} images and links:\n\n{lost}" if cells else ""
 
 
 def _starts(results: Results, image: str) -> str:
