@@ -371,3 +371,11 @@ def _assert_untouched(machine: Site, text: str) -> None:
     assert machine.restarts == 0
     assert not (machine.state_dir / "node.json").exists()
     _print_pause(machine)
+
+
+def test_check_asks_a_registry_for_parts(debian: Site, plain: str) -> None:
+    found = {finding["name"]: finding for finding in debian.json("check", "--image", plain)}
+    assert found[f"image {plain}"]["detail"].endswith("answers, with ranges")
+    assert found["containerd socket"]["level"] == "ok"
+    missing = debian.apparate("check", "--image", f"{plain}-missing", code=5).stdout
+    assert "failed" in missing

@@ -1,0 +1,126 @@
+"""A configured node whose containerd or whose apparate changes version: the programs are real, the daemon is a fake."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.support.containerd import release
+from tests.support.fake_containerd import FakeContainerd, FakeCri
+
+from apparate.containerd.client import Containerd, Cri
+from apparate.errors import FailedPrecondition
+from apparate.node.configure import Configurator
+from apparate.node.preflight import Finding, Level
+from apparate.node.program import Program
+from apparate.node.restore import Restorer
+from apparate.node.settings import NodeSettings
+from apparate.node.state import StateStore
+from apparate.node.switch import Report, Switch, Tools
+
+CORPUS = Path(__file__).parents[1] / "corpus/containerd"
+
+
+@dataclass
+class Machine:
+    """A node below *base*, and whoever restarts its containerd: it counts."""
+
+    base: Path
+    findings: tuple[Finding, ...] = ()
+    restarts: int = 0
+    cri: FakeCri = field(default_factory=FakeCri)
+
+    def __post_init__(self) -> None:
+        self.config = self.base / "config.toml"
+        self.drop_in = self.base / "conf.d/apparate.toml"
+        self.drop_in.parent.mkdir()
+        self.config.write_bytes((CORPUS / "nvidia.toml").read_bytes().replace(b"/etc/containerd/conf.d", b"conf.d"))
+        self.original = self.config.read_bytes()
+        self.daemon = FakeContainerd(self.base)
+        self.daemon.on("k8s.io", "apparate")
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+    def switch(self, containerd: str, socket_name: str = "s.sock") -> Switch:
+        settings = NodeSettings(
+            socket=self.base / socket_name,
+            root=self.base,
+            config=self.config,
+            address=self.base / "c.sock",
+            state_dir=self.base / "state",
+        )
+        program = Program(release(containerd).folder / "containerd")
+        return Switch(
+            settings, Tools(program, self._connect, self, lambda: self.findings), StateStore(settings.state_dir)
+        )
+
+    @contextlib.contextmanager
+    def _connect(self, _: Path) -> Iterator[tuple[Containerd, Cri]]:
+        yield self.daemon, self.cri
+
+    def configure(self, containerd: str, socket_name: str = "s.sock") -> Report:
+        return Configurator(self.switch(containerd, socket_name), "1.0.0").configure(check=False)
+
+    def restore(self, containerd: str) -> Report:
+        return Restorer(self.switch(containerd)).restore(check=False, default_only=False, force=False)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with contextlib.ExitStack() as stack:
+        for name in ("s.sock", "other.sock"):
+            server = stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX)))
+            server.bind(str(tmp_path / name))
+            server.listen()
+        yield Machine(tmp_path)
+
+
+def test_containerd_2_takes_over_a_main_file_that_was_edited_for_1(machine: Machine) -> None:
+    machine.configure("debian")
+    assert b"apparate" in machine.config.read_bytes()
+    assert not machine.drop_in.exists()
+    assert machine.configure("2.4.2").changed
+    assert machine.config.read_bytes() == machine.original
+    assert b"apparate" in machine.drop_in.read_bytes()
+    assert not machine.configure("2.4.2").changed
+    machine.restore("2.4.2")
+    assert machine.config.read_bytes() == machine.original
+    assert not machine.drop_in.exists()
+    assert not (machine.base / "state").exists()
+
+
+def test_moved_socket_is_followed_and_the_original_still_comes_back(machine: Machine) -> None:
+    machine.configure("debian")
+    machine.configure("debian", "other.sock")
+    assert b"other.sock" in machine.config.read_bytes()
+    assert not machine.configure("debian", "other.sock").changed
+    assert machine.restarts == 2
+    machine.restore("debian")
+    assert machine.config.read_bytes() == machine.original
+
+
+def test_package_that_put_its_own_file_back_is_configured_again(machine: Machine) -> None:
+    machine.configure("debian")
+    machine.config.write_bytes(machine.original)
+    assert machine.configure("debian").changed
+    machine.restore("debian")
+    assert machine.config.read_bytes() == machine.original
+
+
+def test_failed_finding_stops_before_anything_is_changed(machine: Machine) -> None:
+    machine.findings = (Finding("fuse", Level.FAILED, "/dev/fuse is missing", "modprobe fuse"),)
+    with pytest.raises(FailedPrecondition, match="modprobe fuse"):
+        machine.configure("debian")
+    assert machine.config.read_bytes() == machine.original
+    assert machine.restarts == 0
+    assert not (machine.base / "state/node.json").exists()
+
+
+def test_probe_pods_are_removed(machine: Machine) -> None:
+    machine.configure("debian")
+    assert machine.cri.pods == 0
