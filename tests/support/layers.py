@@ -123,6 +123,10 @@ class FakeRegistry:
     requests: list[tuple[int, int]] = field(default_factory=list)
     fault: Callable[[int, int, bytes], Body | None] | None = None
     """Called with (offset, length, right answer); may raise, or return another answer."""
+    gone: set[str] = field(default_factory=set)
+    """References that give nothing: the next one does."""
+    asked_by: list[str] = field(default_factory=list)
+    """The references of the last request, in the order in which they are tried."""
 
     def add(self, layer: BuiltLayer) -> Digest:
         self.blobs[layer.digest] = layer.blob
@@ -152,6 +156,7 @@ class FakeBlob:
         self._references = references
         self._digest = digest
         self._lock = threading.Lock()
+        self.proven = ""
 
     @property
     def host(self) -> str:
@@ -172,6 +177,8 @@ class FakeBlob:
 
     def _answer(self, offset: int, length: int, deadline: Deadline) -> Body:
         deadline.check()
+        self._registry.asked_by = list(self._references())
+        self.proven = next((text for text in self._registry.asked_by if text not in self._registry.gone), "")
         blob = self._registry.blobs[self._digest]
         right = blob[offset : offset + length]
         with self._lock:

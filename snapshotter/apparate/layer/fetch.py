@@ -65,6 +65,11 @@ class Fetcher:
         self.flights = FlightTable(index, store)
         self.whole = WholeDownload(index, source, self.flights, self._size, timeout_s)
 
+    @property
+    def reference(self) -> str:
+        """The reference by which something was fetched last, "" if by none yet."""
+        return self._source.proven
+
     def obtain(self, members: Sequence[int], deadline: Deadline) -> dict[int, bytes]:
         """Return when each of *members* is stored, or among the inflated contents that are returned.
 

@@ -91,6 +91,10 @@ class _LocalFirst:
     def host(self) -> str:
         return self._remote.host
 
+    @property
+    def proven(self) -> str:
+        return self._remote.proven
+
     def range(self, offset: int, length: int, *, deadline: Deadline) -> AbstractContextManager[Body]:
         return self._now().range(offset, length, deadline=deadline)
 

@@ -57,6 +57,11 @@ class BlobSource(Protocol):
         """Names whose latency and rate are measured together."""
         ...
 
+    @property
+    def proven(self) -> str:
+        """The reference by which something was given last, "" if by none yet."""
+        ...
+
     def range(self, offset: int, length: int, *, deadline: Deadline) -> AbstractContextManager[Body]:
         """Ask for the bytes [offset, offset + length)."""
         ...
@@ -131,7 +136,8 @@ class RegistrySource:
         self._client = client
         self._references = references
         self._digest = digest
-        self._proven = ""  # gave something last; asked first
+        self.proven = ""
+        """The reference that gave something last; asked first."""
         self._doubted = ""  # failed last; asked last
 
     @property
@@ -162,7 +168,7 @@ class RegistrySource:
             yield _WholeBody(stream)
 
     def _ordered(self) -> list[str]:
-        return sorted(self._references(), key=lambda text: (text != self._proven, text == self._doubted))
+        return sorted(self._references(), key=lambda text: (text != self.proven, text == self._doubted))
 
     @contextmanager
     def _first(
@@ -171,7 +177,7 @@ class RegistrySource:
         failures: list[ApparateError] = []
         ordered = self._ordered()
         for text in ordered:
-            alone = text in (self._proven, ordered[-1])
+            alone = text in (self.proven, ordered[-1])
             until = deadline if alone else deadline.capped(deadline.remaining() * _UNPROVEN_SHARE)
             with ExitStack() as stack:
                 try:
@@ -180,7 +186,7 @@ class RegistrySource:
                     self._doubt(text)
                     failures.append(error.anew())
                     continue
-                self._proven = text
+                self.proven = text
                 try:
                     yield body
                 except ApparateError as error:
@@ -197,8 +203,8 @@ class RegistrySource:
 
     def _doubt(self, text: str) -> None:
         self._doubted = text
-        if self._proven == text:
-            self._proven = ""
+        if self.proven == text:
+            self.proven = ""
 
 
 def _verdict(failures: Sequence[ApparateError]) -> ApparateError | None:

@@ -165,10 +165,12 @@ class Upkeep:
             self._announced.discard(image)
 
     def _note_use(self, images: Sequence[LayerImage]) -> None:
-        """Write down what was fetched, when layers were used, and what was touched."""
+        """Write down what was fetched, by which reference, when layers were used, and what was touched."""
         rows = []
         for image in images:
             count = image.take_fetched_bytes()
+            if count and image.fetcher.reference:
+                self._catalogue.refer(image.digest, image.fetcher.reference)
             if count or image.profile.changed:
                 rows.append((image.digest, count, image.used_wall_s))
             if image.profile.changed:

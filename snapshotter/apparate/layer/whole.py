@@ -266,6 +266,11 @@ class SpooledBlob:
         """Files are measured together."""
         return "file:"
 
+    @property
+    def proven(self) -> str:
+        """A file has no reference."""
+        return ""
+
     @contextmanager
     def range(self, offset: int, length: int, *, deadline: Deadline) -> Iterator[Body]:
         """Read a part."""

@@ -220,6 +220,25 @@ def test_a_restart_needs_no_registry(
     assert manager.status(layer.digest).fetched_bytes > 0
 
 
+def test_the_reference_that_gave_something_is_tried_first_after_a_restart(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
+) -> None:
+    layer = sample_layer()
+    manager = open_manager(settings)
+    image = resolve(manager, registry, layer)
+    newer = "registry.test/gone:v2"
+    manager.resolve(LayerRequest(newer, layer.digest, layer.annotations))
+    registry.gone = {newer}
+    image.read(image.metadata_size, 4096)
+    assert registry.asked_by == [newer, REFERENCE]
+    manager.sync()
+    manager.close()
+    manager = open_manager(settings)
+    image = manager.attach(layer.digest)
+    image.read(address_of(image, b"z-large"), 4096)
+    assert registry.asked_by == [REFERENCE, newer]
+
+
 def test_a_second_manager_on_one_root_is_refused(
     open_manager: ManagerFactory, manager: LayerManager, settings: LayerSettings
 ) -> None:
