@@ -112,6 +112,7 @@ class LayerImage:
         self.fetched_bytes = fetched_bytes
         self._noted_bytes = fetched_bytes
         self.is_closed = False
+        self.prefetch_begun = False
         self.completion = Completion(itself, around)
 
     # --- what it is ---
@@ -148,13 +149,10 @@ class LayerImage:
 
     @property
     def present_bytes(self) -> int:
-        """How many bytes of the image are here, without padding; takes a look at every member."""
+        """How many bytes of the image are here, without padding."""
         if self.store.is_full:
             return self.image_size
-        present = (
-            self.index.member(member).need_bytes for member in range(self.index.member_count) if member in self.store
-        )
-        return min(self.image_size, self.metadata_size + sum(present))
+        return min(self.image_size, self.metadata_size + self.store.present_bytes)
 
     def take_fetched_bytes(self) -> int:
         """Return how many bytes of the blob were received since the last call."""
@@ -285,6 +283,7 @@ class LayerImage:
 
     def prefetch(self) -> None:
         """Begin to load what the layer's profile names, and announce what of it is here already; returns at once."""
+        self.prefetch_begun = True
         if self.has_profile and self._around.settings.prefetch:
             round_bytes, crew = self._around.settings.prefetch_round_bytes, self._around.crew
             crew.add(profile_campaign(self, round_bytes, crew.size, self._announce_present))

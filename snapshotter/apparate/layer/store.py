@@ -59,7 +59,7 @@ class LayerStore:
         self._index_digest = index_digest
         self._disk = disk
         self._room = room
-        self._lock = threading.Lock()  # bits, epoch, dirty, punching
+        self._lock = threading.Lock()  # bits, present bytes, epoch, dirty, punching
         self._sync_lock = threading.Lock()  # held across sync and punch: the bitmap file follows the file's truth
         self._epoch = 0
         self._dirty = False
@@ -77,6 +77,7 @@ class LayerStore:
             self._inode = os.fstat(self._fd).st_ino
             self._proven = self._load() or Bitmap(index.member_count)
             self._bits = self._proven.copy()
+            self._present_bytes = None if self._bits.count else 0
             self._tried = Bitmap(index.member_count) if reused else None
             self._write_metadata()
         except OSError as error:
@@ -121,6 +122,29 @@ class LayerStore:
     def present_members(self) -> int:
         """How many members are here."""
         return self._bits.count
+
+    @property
+    def present_bytes(self) -> int:
+        """How many bytes the members that are here inflate to. Looks at every member once after opening, then they are counted."""
+        with self._lock:
+            if self._present_bytes is None:
+                held = (member for member in range(self._bits.size) if member in self._bits)
+                self._present_bytes = sum(self._index.member(member).need_bytes for member in held)
+            return self._present_bytes
+
+    def _add(self, member: int) -> None:
+        """Note that *member* is here; the caller has the lock."""
+        self._dirty = True
+        if self._bits.add(member) and self._present_bytes is not None:
+            self._present_bytes += self._index.member(member).need_bytes
+
+    def _discard(self, member: int) -> bool:
+        """Note that *member* is missing; return whether it was here. The caller has the lock."""
+        if not self._bits.discard(member):
+            return False
+        if self._present_bytes is not None:
+            self._present_bytes -= self._index.member(member).need_bytes
+        return True
 
     @property
     def is_full(self) -> bool:
@@ -180,7 +204,7 @@ class LayerStore:
         """Count *members* as missing from now on, whatever the bitmap on disk says."""
         with self._lock:
             for member in members:
-                self._dirty |= self._bits.discard(member)
+                self._dirty |= self._discard(member)
 
     # --- filling ---
 
@@ -202,8 +226,7 @@ class LayerStore:
             with self._lock:
                 if member in self._punching:
                     return False
-                self._bits.add(member)
-                self._dirty = True
+                self._add(member)
         return True
 
     def salvage(self, member: int) -> bytes | None:
@@ -227,8 +250,7 @@ class LayerStore:
             with self._lock:
                 if member in self._punching:
                     return None
-                self._bits.add(member)
-                self._dirty = True
+                self._add(member)
         return raw
 
     def inflated(self, member: int) -> bytes | None:
@@ -293,8 +315,8 @@ class LayerStore:
         """After a failed sync the kernel may have dropped the pages: only what was proven before counts."""
         with self._lock:
             for member in range(self._bits.size):
-                if member in self._bits and member not in self._proven:
-                    self._bits.discard(member)
+                if member not in self._proven:
+                    self._discard(member)
 
     def punch(self, members: Sequence[int]) -> int:
         """Drop *members*, which can be fetched again; return how many bytes of the image that was.
@@ -306,7 +328,7 @@ class LayerStore:
         """
         with self._leases, self._sync_lock:
             with self._lock:
-                chosen = [member for member in members if self._bits.discard(member)]
+                chosen = [member for member in members if self._discard(member)]
                 self._punching = frozenset(chosen)
                 self._epoch += 1
                 bits = self._bits.copy()

@@ -12,6 +12,7 @@ from tests.unit.layer.conftest import ManagerFactory, replaced
 from tests.unit.layer.helpers import MEMBER, REFERENCE, STEP, address_of, files_in, resolve, sample_layer, whole_image
 
 from apparate.errors import NotFound, RegistryError, Unavailable
+from apparate.layer.image import LayerImage
 from apparate.layer.manager import LayerManager
 from apparate.layer.model import LayerRequest
 from apparate.layer.settings import LayerSettings
@@ -51,6 +52,30 @@ def test_what_is_stored_is_told_from_what_is_missing_without_a_request(
     assert (image.is_here(start, MEMBER), image.read_stored(start, MEMBER)) == (True, data)
     assert image.read_stored(image.image_size, 4096) == b""
     assert registry.requests == []
+
+
+def test_what_is_present_is_counted_as_it_comes_and_goes(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = open_manager(settings)
+    layer = sample_layer()
+
+    def counted(image: LayerImage) -> int:
+        held = [member for member in range(image.index.member_count) if member in image.store]
+        return image.metadata_size + sum(image.index.member(member).need_bytes for member in held)
+
+    image = resolve(manager, registry, layer)
+    assert image.present_bytes == image.metadata_size
+    image.read(image.metadata_size, 10 * MEMBER)
+    assert image.metadata_size < image.present_bytes == counted(image)
+    image.store.punch([0, 1, 1])
+    image.store.doubt([2, 0])
+    assert image.present_bytes == counted(image)
+    manager.close()
+    image = resolve(open_manager(settings), registry, layer)
+    assert image.present_bytes == counted(image) > image.metadata_size
+    monkeypatch.setattr(type(image.index), "member", lambda *_: pytest.fail("every member was looked at again"))
+    assert image.present_bytes > image.metadata_size
 
 
 def test_metadata_need_no_request(manager: LayerManager, registry: FakeRegistry) -> None:
