@@ -37,10 +37,11 @@ _NO_BACKING_FILE: Final = frozenset({errno.ENOTBLK, errno.EINVAL, errno.ENODEV, 
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """Where a layer is mounted, and whether the kernel reads its local file itself."""
+    """Where a layer is mounted, whether the kernel reads its local file itself, and whether it was mounted just now."""
 
     path: str
     is_local: bool
+    is_new: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class LayerMounts:
         with self._lock:
             record = self._read_record(target)
             if record is not None and self._serves(record, target, local=local):
-                return self._mounted(record, image.digest)
+                return self._mounted(record, image.digest, is_new=False)
             if self.driver is Driver.TREE:
                 record = Record(self.driver.value, "fuse", self._session)
             else:
@@ -105,7 +106,7 @@ class LayerMounts:
             self._write_record(target, record)
             self._note(image.digest, record)
         _log.info(LAYER_MOUNTED, layer=str(image.digest), driver=record.driver, source=record.source)
-        return self._mounted(record, image.digest)
+        return self._mounted(record, image.digest, is_new=True)
 
     def _serves(self, record: Record, target: Path, *, local: bool) -> bool:
         """Return whether what is mounted is what would be mounted now."""
@@ -217,12 +218,12 @@ class LayerMounts:
     def _target(self, digest: Digest) -> Path:
         return self._settings.layers_dir / nodes.name_of(digest)
 
-    def _mounted(self, record: Record, digest: Digest) -> Mounted:
+    def _mounted(self, record: Record, digest: Digest, *, is_new: bool) -> Mounted:
         if record.driver == Driver.TREE.value:
             path = self._settings.fuse_dir / nodes.TREES_NAME.decode() / nodes.name_of(digest)
         else:
             path = self._target(digest)
-        return Mounted(str(path), record.source == "local")
+        return Mounted(str(path), record.source == "local", is_new)
 
     @staticmethod
     def _record_path(target: Path) -> Path:

@@ -57,12 +57,12 @@ class LoaderService:
         return remote.Resolved(info.digest, info.blob_size, info.image_size)
 
     def mount(self, layer_digest: Digest) -> remote.MountedLayer:
-        """Mount a known layer and begin to load what its profile names."""
+        """Mount a known layer and begin to load what its profile names: once for each mount, and for one that we took over."""
         image = self._manager.attach(layer_digest)
         # Before the mount: what is mounted cannot be removed, and what the kernel reads itself keeps every byte.
         local = self._pin(layer_digest, direct=image.is_complete and self._mounts.local_works)
         mounted = self._mounts.mount(image, local=local)
-        if not mounted.is_local:
+        if not mounted.is_local and (mounted.is_new or not image.prefetch_begun):
             image.prefetch()
         return remote.MountedLayer(layer_digest, mounted.path, self._mounts.driver.value)
 

@@ -9,6 +9,7 @@ import pytest
 from tests.support.layers import FakeRegistry
 from tests.unit.layer.helpers import resolve, sample_layer
 
+from apparate.format.prefetch import PrefetchRange
 from apparate.layer.image import LayerImage
 from apparate.layer.manager import LayerManager
 from apparate.layer.settings import LayerSettings
@@ -62,3 +63,28 @@ def test_what_the_kernel_reads_itself_is_pinned_so(manager: LayerManager, tmp_pa
     LoaderService(manager, mounts, None, DONE_S).mount(image.digest)  # type: ignore[arg-type]  # no client is needed
     assert manager.pins() == {image.digest: early}
     assert (courier.sources == [str(image.path)]) is early
+
+
+def test_a_layer_that_is_mounted_already_is_not_prefetched_again(
+    manager: LayerManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = resolve(manager, REGISTRY, sample_layer(2, profile=(PrefetchRange(b"a-large"),)))
+    begun: list[LayerImage] = []
+    prefetch = LayerImage.prefetch
+
+    def noted(itself: LayerImage) -> None:
+        begun.append(itself)
+        prefetch(itself)
+
+    monkeypatch.setattr(LayerImage, "prefetch", noted)
+    monkeypatch.setattr("apparate.loader.kernel.mount_at", lambda _target: object())
+    settings = LoaderSettings(run_dir=tmp_path / "run")
+    mounts = LayerMounts(settings, Driver.EROFS_FILE, NotingCourier(), "0:39")  # type: ignore[arg-type]  # takes notes only
+    service = LoaderService(manager, mounts, None, DONE_S)  # type: ignore[arg-type]  # no client is needed
+    for _ in range(3):
+        service.mount(image.digest)
+    assert begun == [image]
+    successor = LoaderService(manager, mounts, None, DONE_S)  # type: ignore[arg-type]  # no client is needed
+    image.prefetch_begun = False  # as after a restart
+    successor.mount(image.digest)
+    assert begun == [image, image]
