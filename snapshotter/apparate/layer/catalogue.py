@@ -208,7 +208,7 @@ class Catalogue:
         return str(rows[0][0]) if rows else ""
 
     def refer(self, digest: Digest, reference: str) -> None:
-        """Note that a known layer can also be fetched by *reference*, from now on the first to be tried."""
+        """Note that a layer can also be fetched by *reference*, from now on the first to be tried; success if it is not known."""
         if self.references(digest)[:1] == [reference]:
             return
         self._write(lambda db: _refer(db, digest, reference))
@@ -273,6 +273,11 @@ class Catalogue:
         )
         rows = [(count, used, str(digest)) for digest, count, used in fetched]
         self._write(lambda db: db.executemany(query, rows))
+
+    def fetched_bytes(self, digest: Digest) -> int:
+        """Return the bytes fetched for a layer, ever; 0 if it is not known."""
+        rows = self._rows("SELECT fetched_bytes FROM layers WHERE digest = ?", str(digest))
+        return int(str(rows[0][0])) if rows else 0
 
     def used(self) -> dict[Digest, tuple[int, float]]:
         """Return for each layer the bytes fetched for it, ever, and when it was used last, wall clock."""

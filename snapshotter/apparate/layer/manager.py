@@ -31,7 +31,7 @@ from apparate.layer.model import (
     Touch,
     Usage,
 )
-from apparate.layer.opening import Opener
+from apparate.layer.opening import Opener, glance
 from apparate.layer.profile import in_files
 from apparate.layer.resolving import Resolver
 from apparate.layer.root import LAYERS_NAME, lock_root
@@ -304,24 +304,30 @@ class LayerManager:
         return disk_usage(self._directory(digest))
 
     def status(self, digest: Digest) -> LayerStatus:
-        """Return a layer as it is now.
+        """Return a layer as it is now. None is opened for that: what is here of a closed one is estimated from its bitmap.
 
         Raises:
             NotFound: the layer is not known here.
         """
         info = self._known(digest)
         pinned = bool(self._catalogue.pins(digest))
+        image = self._images.get(digest)
+        if image is not None:
+            state = LayerState.COMPLETE if image.is_complete else LayerState.LAZY
+            return LayerStatus(
+                digest, info.layer_id, info.reference, state, info.image_size, image.present_bytes, image.fetched_bytes,
+                info.blob_size, pinned, image.last_error, image.last_error_wall_s,
+            )  # fmt: skip
         try:
-            image = self.attach(digest)
-        except (FormatError, Unavailable) as error:
+            share = glance(self._directory(digest))
+        except FormatError as error:
             return LayerStatus(
                 digest, info.layer_id, info.reference, LayerState.FAILED, info.image_size, 0, 0, info.blob_size, pinned,
                 str(error), time.time(),
             )  # fmt: skip
         return LayerStatus(
-            digest, info.layer_id, info.reference, LayerState.COMPLETE if image.is_complete else LayerState.LAZY,
-            info.image_size, image.present_bytes, image.fetched_bytes, info.blob_size, pinned, image.last_error,
-            image.last_error_wall_s,
+            digest, info.layer_id, info.reference, LayerState.COMPLETE if share == 1.0 else LayerState.LAZY,
+            info.image_size, int(share * info.image_size), self._catalogue.fetched_bytes(digest), info.blob_size, pinned,
         )  # fmt: skip
 
     def profile(self, digest: Digest) -> Sequence[Touch]:

@@ -50,7 +50,7 @@ class LayerInfo:
 
     digest: Digest
     layer_id: LayerId
-    reference: str  # the one it was resolved with last
+    reference: str  # the one it was resolved with, or fetched by, last
     blob_size: int  # bytes of the compressed blob; 0 if no registry has said
     image_size: int  # bytes of the file system image
     index_source: IndexSource
@@ -82,7 +82,7 @@ class LayerStatus:
     reference: str
     state: LayerState
     image_size: int
-    present_bytes: int  # of image_size: verified and in the file
+    present_bytes: int  # of image_size: verified and in the file; an estimate for a layer that is not open
     fetched_bytes: int  # received from registries for this layer, ever
     blob_size: int
     pinned: bool

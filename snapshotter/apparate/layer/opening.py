@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 from apparate.errors import FormatError
 from apparate.format.index import LayerIndex
+from apparate.layer.bitmap import load
 from apparate.layer.image import LayerImage
 from apparate.layer.pace import Pace
 from apparate.layer.profile import PROFILE_NAME
 from apparate.layer.resolving import INDEX_NAME, identity_of
-from apparate.layer.store import LayerStore
+from apparate.layer.store import IMAGE_NAME, PRESENT_NAME, LayerStore
 from apparate.layer.whole import SPOOL_NAME, SpooledBlob
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Opener:
         source = _LocalFirst(directory / SPOOL_NAME, remote)
         store = LayerStore(directory, index, identity, self._disk, self._room)
         mapped.madvise(mmap.MADV_DONTNEED)  # checks have touched every page; few are needed again
-        fetched_bytes, _ = self._catalogue.used().get(digest, (0, 0.0))
+        fetched_bytes = self._catalogue.fetched_bytes(digest)
         image = LayerImage(
             digest, info.layer_id, index, store, source, self._pace(remote), self._around, fetched_bytes, info.blob_size
         )

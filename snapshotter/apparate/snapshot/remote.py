@@ -88,7 +88,7 @@ class LayerState:
     reference: str  # the last reference it was resolved with
     phase: LayerPhase
     image_size: int
-    present_bytes: int  # of image_size, verified and on disk
+    present_bytes: int  # of image_size, verified and on disk; an estimate as long as nobody has opened the layer
     fetched_bytes: int  # received from registries for this layer since it was resolved
     mounted: bool
     driver: str = ""  # how it is mounted; empty if it is not

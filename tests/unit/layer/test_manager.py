@@ -239,6 +239,24 @@ def test_the_reference_that_gave_something_is_tried_first_after_a_restart(
     assert registry.asked_by == [REFERENCE, newer]
 
 
+def test_status_opens_no_layer(open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings) -> None:
+    layers = [sample_layer(seed) for seed in range(3)]
+    manager = open_manager(settings)
+    complete, partial, _ = images = [resolve(manager, registry, layer) for layer in layers]
+    complete.complete(Deadline.after(10))
+    partial.read(partial.metadata_size, partial.image_size // 2)
+    before = [manager.status(image.digest) for image in images]
+    manager.close()
+    manager = open_manager(settings)
+    after = [manager.status(layer.digest) for layer in layers]
+    assert manager.images() == []
+    assert [status.state for status in after] == [LayerState.COMPLETE, LayerState.LAZY, LayerState.LAZY]
+    assert [status.fetched_bytes for status in after] == [status.fetched_bytes for status in before]
+    assert after[0].present_bytes == before[0].present_bytes
+    assert 0.3 < after[1].present_bytes / before[1].present_bytes < 3
+    assert after[2].present_bytes == 0
+
+
 def test_a_second_manager_on_one_root_is_refused(
     open_manager: ManagerFactory, manager: LayerManager, settings: LayerSettings
 ) -> None:
@@ -284,6 +302,7 @@ def test_a_direct_pin_is_not_demoted_and_one_that_is_there_costs_no_write(
     image = resolve(manager, registry, sample_layer())
     image.complete(Deadline.after(10))
     manager.pin(image.digest, "mount", direct=True)
+    manager.sync()  # so that upkeep has nothing left to write
     changes = manager._catalogue._db.total_changes
     manager.pin(image.digest, "mount")
     manager.pin(image.digest, "mount", direct=True)
