@@ -325,7 +325,10 @@ class Catalogue:
 
 
 def _refer(db: sqlite3.Connection, digest: Digest, reference: str) -> None:
-    (layer,) = db.execute("SELECT id FROM layers WHERE digest = ?", (str(digest),)).fetchone()
+    row = db.execute("SELECT id FROM layers WHERE digest = ?", (str(digest),)).fetchone()
+    if row is None:
+        return
+    (layer,) = row
     db.execute(
         "INSERT OR REPLACE INTO layer_references (layer, reference, used)"
         " SELECT ?, ?, coalesce(max(used), 0) + 1 FROM layer_references WHERE layer = ?",

@@ -115,6 +115,23 @@ def open_index(directory: Path) -> tuple[LayerIndex, bytes]:
     return _read_index(_map(directory / INDEX_NAME), trusted=False)
 
 
+def glance(directory: Path) -> float:
+    """Return which share of a layer's members is here and durable, 0 to 1, without opening it: damage in its tables is not seen.
+
+    Raises:
+        FormatError: its index is missing, or its header damaged.
+    """
+    index, identity = _read_index(_map(directory / INDEX_NAME), trusted=True)
+    try:
+        inode = (directory / IMAGE_NAME).stat().st_ino
+        present = load((directory / PRESENT_NAME).read_bytes(), index.member_count, inode, identity)
+    except OSError:
+        present = None
+    if not index.member_count:
+        return 1.0
+    return present.count / index.member_count if present is not None else 0.0
+
+
 def _map(path: Path) -> mmap.mmap:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
