@@ -34,8 +34,7 @@ class NodeUnderTest:
 
     def root(self) -> Path:
         """The node's root file system, seen from outside."""
-        pid = run(["podman", "inspect", "--format", "{{.State.Pid}}", self.name]).strip()
-        return Path("/proc") / pid / "root"
+        return Path("/proc") / (self.work / "pids" / self.name).read_text().strip() / "root"
 
     @contextlib.contextmanager
     def cri(self) -> Iterator[CriClient]:

@@ -108,6 +108,7 @@ def work_folder(*, keep: bool) -> Iterator[Path]:
     work = Path(tempfile.mkdtemp(prefix="apparate-nodes-"))
     try:
         (work / "pods").mkdir()
+        (work / "pids").mkdir()
         write_fixtures(work)
         yield work
     finally:
