@@ -269,6 +269,32 @@ def _replace_keeper(stand_in: StandIn) -> None:
     stand_in.keeper.start(lambda: stand_in.count(LOADER_READY) > before)
 
 
+@pytest.mark.parametrize("end", ["killed", "restarted", "orphaned"])
+@pytest.mark.parametrize("disturbed", ["erofs-file"], indirect=True)
+def test_a_loader_with_another_catalogue_is_refused_and_readers_wait_for_the_right_one(
+    disturbed: StandIn, end: str
+) -> None:
+    answer: list[str] = []
+    reader = threading.Thread(target=lambda: answer.append(disturbed.digest_of_everything()))
+    reader.start()
+    catalogue = disturbed.run_dir.parent / "catalogue"
+    catalogue.write_text("another")
+    if end == "killed":
+        os.kill(disturbed.loader, signal.SIGKILL)
+    elif end == "restarted":
+        disturbed.keeper.signal(signal.SIGHUP)
+    else:
+        disturbed.keeper.kill()
+        disturbed.keeper.start()
+    wait_until(
+        lambda: disturbed.keeper.log_tail().count("they wait. To give them up") > 1, "it is refused and tried again"
+    )
+    catalogue.unlink()
+    reader.join(READ_TIMEOUT_S)
+    assert answer == [disturbed.expected()]
+    assert disturbed.count(SESSION_NEW) == 1
+
+
 def test_a_second_loader_is_refused_with_one_line(folder: Path, torture: erofs.Sample) -> None:
     with StandIn(folder, torture, "erofs-file") as stand_in:
         second = subprocess.run(stand_in.loader_command, env=stand_in.environment, capture_output=True, text=True)

@@ -24,7 +24,7 @@ from apparate.loader.listener import LoaderListener
 from apparate.loader.mounts import LayerMounts
 from apparate.loader.process import LoaderProcess
 from apparate.loader.rundir import take_run_dir
-from apparate.loader.session import open_session
+from apparate.loader.session import Catalogued, open_session
 from apparate.loader.settings import LoaderSettings
 from apparate.oci.digest import Digest
 from apparate.telemetry import logging, systemd
@@ -103,6 +103,12 @@ class FileImages:
         pass
 
 
+def _identity(path: Path) -> str:
+    """What the file `catalogue` beside the image says, if there is one."""
+    note = path.with_name("catalogue")
+    return note.read_text() if note.exists() else "stand-in"
+
+
 def main(run_dir: Path, driver: str, path: Path, latency_s: float) -> None:
     """Be the loader."""
     logging.configure("info", "json")
@@ -110,7 +116,7 @@ def main(run_dir: Path, driver: str, path: Path, latency_s: float) -> None:
         handshake._WANTED &= ~handshake._HAS_RESEND  # type: ignore[misc]  # as if the kernel had not offered it
     settings = LoaderSettings(run_dir=run_dir, driver=driver)  # type: ignore[arg-type]  # checked by whoever runs this
     held = take_run_dir(settings, systemd.inherited_fds())
-    session = open_session(settings, held.fds)
+    session = open_session(settings, held.fds, Catalogued(_identity(path), path))
     listener = LoaderListener()
     image = FileImage(path, 7, latency_s, listener)
 

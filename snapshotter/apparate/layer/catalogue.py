@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ CREATE TABLE pins (
     PRIMARY KEY (layer, owner)
 ) STRICT;
 """
+# Beside the versioned tables: an older program passes it over.
+_IDENTITY_SCHEMA: Final = "CREATE TABLE identity (value TEXT NOT NULL) STRICT"
 _COLUMNS: Final = "id, digest, image_size, blob_size, index_source, complete"
 
 _T = TypeVar("_T")
@@ -95,6 +98,11 @@ class Catalogue:
             self._db.close()
             raise FailedPrecondition(f"catalogue {path} cannot be used: {error}; move it away to start anew") from error
         except FailedPrecondition:
+            self._db.close()
+            raise
+        try:
+            self.identity: Final = self._write(_identify)
+        except Unavailable:
             self._db.close()
             raise
 
@@ -322,6 +330,15 @@ class Catalogue:
         query = "SELECT digest, max(direct) FROM pins JOIN layers ON layer = id WHERE boot = ? GROUP BY digest"
         rows = self._rows(query, self._boot)
         return {Digest.parse(str(digest)): bool(direct) for digest, direct in rows}
+
+
+def _identify(db: sqlite3.Connection) -> str:
+    """Return the random name that a catalogue has from its beginning to its end."""
+    if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'identity'").fetchone():
+        db.execute(_IDENTITY_SCHEMA)
+        db.execute("INSERT INTO identity (value) VALUES (?)", (uuid.uuid4().hex,))
+    (value,) = db.execute("SELECT value FROM identity").fetchone()
+    return str(value)
 
 
 def _refer(db: sqlite3.Connection, digest: Digest, reference: str) -> None:

@@ -100,6 +100,11 @@ class LayerManager:
         self._remove_orphans()
         self._upkeep.start()
 
+    @property
+    def identity(self) -> str:
+        """Identity of the catalogue that numbers the layers: another one gives the same numbers to other layers."""
+        return self._catalogue.identity
+
     def _wake(self) -> None:
         self._upkeep.wake()
 

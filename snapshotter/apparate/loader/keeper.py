@@ -37,6 +37,9 @@ FDS_MAX: Final = 16
 EXIT_IN_USE: Final = 5
 """As that of FailedPrecondition (apparate.errors)."""
 
+SERVED: Final = "X_APPARATE_SERVED=1"
+"""What a loader says that keeps a session which containers use already: from now on its keeper does not give up."""
+
 _MESSAGE_BYTES_MAX: Final = 4096
 _LISTEN_FDS_START: Final = 3
 _FD_FLOOR: Final = 64  # kept descriptors are numbered from here, out of the way of those that a child is given
@@ -170,7 +173,7 @@ class Keeper:
                 self._store.add(name, fd)
         if values.get("FDSTOREREMOVE") == "1":
             self._store.remove(name)
-        if values.get("READY") == "1":
+        if values.get("READY") == "1" or SERVED in lines:
             self._was_ready = True
         # BARRIER=1 asks for nothing but that its descriptor is closed after all this
         self._forward("\n".join(line for line in lines if line.startswith(_FORWARDED)))

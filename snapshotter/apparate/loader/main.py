@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from apparate.layer.manager import LayerManager
+from apparate.loader.handshake import open_device
 from apparate.loader.images import ManagedImages
 from apparate.loader.listener import LoaderListener
 from apparate.loader.process import LoaderProcess
 from apparate.loader.rundir import take_run_dir
 from apparate.loader.service import LoaderService
-from apparate.loader.session import open_session
+from apparate.loader.session import FD_NAME, Catalogued, open_session
 from apparate.registry.client import RegistryClient
 from apparate.telemetry import systemd
 from apparate.telemetry.logging import get_logger
@@ -44,7 +46,8 @@ def run(loader: LoaderSettings, layers: LayerSettings, registry: RegistrySetting
     """
     with ExitStack() as stack:
         run_dir = stack.enter_context(closing(take_run_dir(loader, systemd.inherited_fds())))
-        session = open_session(loader, run_dir.fds)
+        if not run_dir.fds.get(FD_NAME):
+            os.close(open_device())  # without FUSE nothing is begun
         rest = ExitStack()
         stack.callback(_close_in_time, rest)
         client = RegistryClient(registry)
@@ -53,6 +56,7 @@ def run(loader: LoaderSettings, layers: LayerSettings, registry: RegistrySetting
         manager = LayerManager(layers, client, listener)
         rest.callback(manager.close)
         rest.callback(client.close)  # before the manager: what waits for a registry would hold it up
+        session = open_session(loader, run_dir.fds, Catalogued(manager.identity, layers.root))
         process = LoaderProcess(loader, layers.root, session, ManagedImages(manager), listener)
 
         @contextmanager

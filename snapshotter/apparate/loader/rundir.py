@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from apparate.errors import FailedPrecondition, Unavailable
 from apparate.loader.handover import request_session
+from apparate.loader.keeper import SERVED
 from apparate.loader.session import FD_NAME, keep
+from apparate.telemetry import systemd
 
 if TYPE_CHECKING:
     from apparate.loader.settings import LoaderSettings
@@ -54,6 +56,7 @@ def take_run_dir(settings: LoaderSettings, inherited: Mapping[str, Sequence[int]
                 f"another loader runs on {settings.run_dir}; give this one another run_dir"
             ) from error
         keep(given)
+        systemd.notify(SERVED)
         fcntl.flock(fd, fcntl.LOCK_EX)  # it ends when its requests in hand are answered, at the latest after drain_s
         return RunDir(fd, {**inherited, FD_NAME: [given]})
     return RunDir(fd, inherited)

@@ -19,7 +19,7 @@ from typing import Final
 import pyfuse3
 import trio
 
-from apparate.errors import FormatError, Unavailable
+from apparate.errors import FailedPrecondition, FormatError, Unavailable
 from apparate.loader import handshake, kernel
 from apparate.loader.settings import LoaderSettings
 from apparate.telemetry import systemd
@@ -51,6 +51,7 @@ class SessionState:
     minor: int = 0
     resend: bool = False
     drained: bool = False  # the last process to serve left no request unanswered
+    catalogue: str = ""  # identity of the catalogue whose layer numbers its node numbers are made of; "" if not known
 
     @classmethod
     def parse(cls, text: str) -> SessionState:
@@ -95,7 +96,17 @@ class SessionState:
         partial.replace(path)
 
 
-_STATE_TYPES: Final[Mapping[str, type]] = {"device": str, "minor": int, "resend": bool, "drained": bool}
+_STATE_TYPES: Final[Mapping[str, type]] = {
+    "device": str, "minor": int, "resend": bool, "drained": bool, "catalogue": str,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogued:
+    """Where a loader's layer numbers come from: the identity of their catalogue, and the root that holds it."""
+
+    identity: str
+    root: Path
 
 
 class SessionOperations(pyfuse3.Operations):
@@ -179,10 +190,14 @@ class FuseSession:
         self._stop.set()
 
 
-def open_session(settings: LoaderSettings, inherited: Mapping[str, Sequence[int]]) -> FuseSession:
+def open_session(
+    settings: LoaderSettings, inherited: Mapping[str, Sequence[int]], catalogue: Catalogued
+) -> FuseSession:
     """Take over the session that *inherited* descriptors and the mount table offer, or begin a new one.
 
     Raises:
+        FailedPrecondition: its node numbers are of another catalogue. Nothing was changed: who reads waits for a loader that has
+            the right one, and the descriptor stays kept.
         Unsupported: no FUSE here.
         Unavailable: the mount was refused.
     """
@@ -191,14 +206,21 @@ def open_session(settings: LoaderSettings, inherited: Mapping[str, Sequence[int]
     state = SessionState.read(state_path)
     current = kernel.mount_at(str(settings.fuse_dir))
     if kept and state and current and current.device == state.device and _is_alive(kept[-1]):
+        if state.catalogue not in {catalogue.identity, ""}:
+            raise FailedPrecondition(
+                f"layers.root {catalogue.root} is not the store of the layers that containers here are reading; set it back, "
+                f"they wait. To give them up, remove {state_path}"
+            )
+        state = replace(state, catalogue=catalogue.identity)
+        state.write(state_path)
         _log.info(SESSION_TAKEN_OVER, mountpoint=str(settings.fuse_dir), device=state.device)
         return FuseSession(kept[-1], state, state_path, taken_over=True)
     for fd in kept:
         os.close(fd)
-    return _new_session(settings, state_path)
+    return _new_session(settings, state_path, catalogue.identity)
 
 
-def _new_session(settings: LoaderSettings, state_path: Path) -> FuseSession:
+def _new_session(settings: LoaderSettings, state_path: Path, catalogue: str) -> FuseSession:
     state_path.unlink(missing_ok=True)
     _detach_all(str(settings.fuse_dir))
     settings.fuse_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -209,7 +231,7 @@ def _new_session(settings: LoaderSettings, state_path: Path) -> FuseSession:
     mounted = kernel.mount_at(str(settings.fuse_dir))
     if mounted is None:
         raise Unavailable(f"the FUSE mount at {settings.fuse_dir} disappeared")
-    state = SessionState(mounted.device, negotiated.minor, negotiated.resend)
+    state = SessionState(mounted.device, negotiated.minor, negotiated.resend, catalogue=catalogue)
     kernel.set_read_ahead(mounted.device, settings.fuse_read_ahead_kb)
     state.write(state_path)
     _log.info(SESSION_NEW, mountpoint=str(settings.fuse_dir), device=state.device, minor=state.minor)

@@ -12,6 +12,7 @@ import pytest
 
 from apparate.layer.settings import LayerSettings
 from apparate.loader import main
+from apparate.loader.session import FD_NAME
 from apparate.loader.settings import LoaderSettings
 from apparate.registry.settings import RegistrySettings
 
@@ -35,7 +36,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def closable(name: str) -> SimpleNamespace:
-        return SimpleNamespace(close=lambda: names.append(name), fds={})
+        return SimpleNamespace(close=lambda: names.append(name), fds={FD_NAME: [0]}, identity="")
 
     monkeypatch.setattr(main, "take_run_dir", lambda *_: closable("run dir"))
     monkeypatch.setattr(main, "open_session", lambda *_: None)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from apparate.errors import FailedPrecondition
 from apparate.loader import handshake, kernel
-from apparate.loader.session import FD_NAME, open_session
+from apparate.loader.session import FD_NAME, Catalogued, open_session
 from apparate.loader.settings import LoaderSettings
 from apparate.telemetry import systemd
 
 DEVICE = "0:39"
+OURS = Catalogued("ours", Path("/var/lib/layers"))
 
 
 @dataclass
@@ -91,16 +93,16 @@ NEW = [f"drop {FD_NAME}", f"keep {FD_NAME}", "mount"]
 
 
 def test_the_first_session_is_kept_before_it_is_mounted(machine: Machine) -> None:
-    session = open_session(machine.settings, {})
+    session = open_session(machine.settings, {}, OURS)
     assert not session.taken_over
     assert machine.events == NEW
-    assert machine.state() == {"device": "0:77", "minor": 38, "resend": True, "drained": False}
+    assert machine.state() == {"device": "0:77", "minor": 38, "resend": True, "drained": False, "catalogue": "ours"}
 
 
 def test_a_kept_session_that_answers_is_taken_over(machine: Machine, kept: int) -> None:
     machine.mounted()
     machine.wrote(device=DEVICE, resend=True)
-    session = open_session(machine.settings, {FD_NAME: [kept]})
+    session = open_session(machine.settings, {FD_NAME: [kept]}, OURS)
     assert (session.taken_over, session.fd, session.device, session.can_resend) == (True, kept, DEVICE, True)
     assert machine.events == []
     os.close(kept)
@@ -109,12 +111,12 @@ def test_a_kept_session_that_answers_is_taken_over(machine: Machine, kept: int) 
 def test_a_state_of_another_version_is_understood(machine: Machine, kept: int) -> None:
     machine.mounted()
     machine.wrote(device=DEVICE, colour="blue")
-    assert open_session(machine.settings, {FD_NAME: [kept]}).taken_over
+    assert open_session(machine.settings, {FD_NAME: [kept]}, OURS).taken_over
     os.close(kept)
 
 
 def test_a_descriptor_that_was_never_mounted_is_given_up(machine: Machine, pipe: tuple[int, int]) -> None:
-    assert not open_session(machine.settings, {FD_NAME: [pipe[0]]}).taken_over
+    assert not open_session(machine.settings, {FD_NAME: [pipe[0]]}, OURS).taken_over
     assert machine.events == NEW
     with pytest.raises(BrokenPipeError):  # nobody holds the other end any more
         os.write(pipe[1], b"x")
@@ -122,7 +124,7 @@ def test_a_descriptor_that_was_never_mounted_is_given_up(machine: Machine, pipe:
 
 def test_a_mount_that_never_answered_is_made_anew(machine: Machine, kept: int) -> None:
     machine.mounted()
-    assert not open_session(machine.settings, {FD_NAME: [kept]}).taken_over
+    assert not open_session(machine.settings, {FD_NAME: [kept]}, OURS).taken_over
     assert machine.events == ["detach", *NEW]
 
 
@@ -131,20 +133,20 @@ def test_a_state_that_cannot_be_read_is_none(machine: Machine, kept: int, text: 
     machine.mounted()
     machine.settings.run_dir.mkdir()
     (machine.settings.run_dir / "session.json").write_text(text)
-    assert not open_session(machine.settings, {FD_NAME: [kept]}).taken_over
+    assert not open_session(machine.settings, {FD_NAME: [kept]}, OURS).taken_over
 
 
 def test_a_mount_of_another_session_is_made_anew(machine: Machine, kept: int) -> None:
     machine.mounted("0:41")
     machine.wrote(device=DEVICE, resend=True)
-    assert not open_session(machine.settings, {FD_NAME: [kept]}).taken_over
+    assert not open_session(machine.settings, {FD_NAME: [kept]}, OURS).taken_over
 
 
 def test_a_dead_mount_whose_descriptor_is_lost_is_made_anew(machine: Machine) -> None:
     machine.mounted()
     machine.mounted()
     machine.wrote(device=DEVICE, resend=True)
-    assert not open_session(machine.settings, {}).taken_over
+    assert not open_session(machine.settings, {}, OURS).taken_over
     assert machine.events == ["detach", *NEW]
 
 
@@ -153,4 +155,26 @@ def test_an_aborted_connection_is_not_taken_over(machine: Machine) -> None:
     os.close(reading)  # a pipe that nobody reads polls as an error, as an aborted connection does
     machine.mounted()
     machine.wrote(device=DEVICE, resend=True)
-    assert not open_session(machine.settings, {FD_NAME: [writing]}).taken_over
+    assert not open_session(machine.settings, {FD_NAME: [writing]}, OURS).taken_over
+
+
+@pytest.mark.parametrize("noted", [{}, {"catalogue": "ours"}])
+def test_a_session_of_our_catalogue_or_of_an_unknown_one_is_ours_from_then_on(
+    machine: Machine, kept: int, noted: dict[str, str]
+) -> None:
+    machine.mounted()
+    machine.wrote(device=DEVICE, resend=True, **noted)
+    assert open_session(machine.settings, {FD_NAME: [kept]}, OURS).taken_over
+    assert machine.state()["catalogue"] == "ours"
+    os.close(kept)
+
+
+def test_a_session_of_another_catalogue_is_left_as_it_is(machine: Machine, pipe: tuple[int, int]) -> None:
+    machine.mounted()
+    machine.wrote(device=DEVICE, resend=True, catalogue="another")
+    before = machine.state()
+    with pytest.raises(FailedPrecondition, match=r"layers\.root /var/lib/layers is not .* set it back"):
+        open_session(machine.settings, {FD_NAME: [pipe[0]]}, OURS)
+    assert (machine.state(), machine.events) == (before, [])
+    assert os.write(pipe[1], b"x") == 1  # somebody holds the other end still
+    os.close(pipe[0])
