@@ -20,6 +20,7 @@ from apparate.telemetry import logging
 
 if TYPE_CHECKING:
     from apparate.snapshot.remote import Loader
+    from apparate.telemetry.parts import Opener
 
 _log = logging.get_logger("cli.loader")
 
@@ -59,26 +60,35 @@ def _serve(settings: Settings) -> NoReturn:
     share_one_heap()
     logging.configure(settings.log.level, settings.log.format)
     _log.info(LOADER_STARTING, version=apparate.__version__)
-    main.run(settings.loader, settings.layers, settings.registry, lambda loader: _controlled(settings.loader, loader))
+    main.run(
+        settings.loader,
+        settings.layers,
+        settings.registry,
+        lambda loader, insist: _controlled(settings.loader, loader, insist=insist),
+    )
     # A call that was cut off may still wait for a registry in its thread. The successor must not wait for that.
     sys.stderr.flush()
     os._exit(0)
 
 
 @contextmanager
-def _controlled(settings: LoaderSettings, loader: Loader) -> Iterator[None]:
+def _controlled(settings: LoaderSettings, loader: Loader, *, insist: bool) -> Iterator[None]:
     # Loaded here, while FUSE is served already: half of what there is to load at a start.
     from apparate.grpcapi.loader import loader_handler
     from apparate.grpcapi.server import serving
     from apparate.telemetry.health import Health
     from apparate.telemetry.metrics import TelemetryServer, metrics_page
+    from apparate.telemetry.parts import open_parts
 
     health = Health()
     pages = {"/metrics": metrics_page, "/livez": health.live_page, "/readyz": health.ready_page}
-    with (
-        closing(TelemetryServer(pages, settings.telemetry_socket, settings.telemetry_address)),
-        serving(settings.socket, [loader_handler(loader)], settings.call_threads, grace_s=_STOP_GRACE_S),
-    ):
+    handlers, grace_s = [loader_handler(loader)], _STOP_GRACE_S
+    parts: dict[str, Opener] = {
+        "telemetry_socket": lambda: closing(TelemetryServer(pages, settings.telemetry_socket)),
+        "telemetry_address": lambda: closing(TelemetryServer(pages, None, settings.telemetry_address)),
+        "control": lambda: serving(settings.socket, handlers, settings.call_threads, grace_s=grace_s),
+    }
+    with open_parts(parts, health, insist=insist):
         yield
 
 

@@ -20,10 +20,12 @@ from apparate.grpcapi.snapshots import snapshots_handler
 from apparate.layer.unpack import apply_tar
 from apparate.oci.digest import Digest
 from apparate.snapshot.rows import RECORDS_PAGE, to_json
+from apparate.snapshot.settings import SnapshotterSettings
 from apparate.snapshot.snapshotter import Snapshotter, open_snapshotter
 from apparate.telemetry import logging, systemd
 from apparate.telemetry.health import Health
 from apparate.telemetry.metrics import Page, TelemetryServer, metrics_page
+from apparate.telemetry.parts import Opener, open_parts
 
 _log = logging.get_logger("cli.snapshotter")
 
@@ -59,19 +61,11 @@ def serve(settings: Settings, wait_for_stop: Callable[[], object]) -> None:
     own = settings.snapshotter
     deadlines = LoaderDeadlines(resolve_s=own.resolve_timeout_s, mount_s=own.mount_timeout_s, outage_s=own.outage_s)
     health = Health()
-    pages = {"/metrics": metrics_page, "/livez": health.live_page, "/readyz": health.ready_page}
     with (
         LoaderClient(str(own.loader_socket), deadlines) as loader,
         open_snapshotter(own, loader, _unpack) as snapshotter,
         closing(loader),  # before the snapshotter: its threads may be waiting for a loader that is away
-        closing(
-            TelemetryServer(
-                pages,
-                own.telemetry_socket,
-                own.telemetry_address,
-                private_pages={RECORDS_PAGE: lambda: _records_page(snapshotter)},
-            )
-        ),
+        open_parts(_telemetry(own, snapshotter, health), health, insist=True),
         serving(own.socket, [snapshots_handler(snapshotter)], own.call_threads),
     ):
         health.add("loader", lambda: "" if loader.is_reachable(_PROBE_TIMEOUT_S) else _NO_LOADER)
@@ -85,6 +79,16 @@ def serve(settings: Settings, wait_for_stop: Callable[[], object]) -> None:
         wait_for_stop()
         systemd.notify("STOPPING=1")
     _log.info(SNAPSHOTTER_STOPPED)
+
+
+def _telemetry(settings: SnapshotterSettings, snapshotter: Snapshotter, health: Health) -> dict[str, Opener]:
+    """Return what is served beside containerd's socket; containerd does not wait for it."""
+    pages = {"/metrics": metrics_page, "/livez": health.live_page, "/readyz": health.ready_page}
+    private = {RECORDS_PAGE: lambda: _records_page(snapshotter)}
+    return {
+        "telemetry_socket": lambda: closing(TelemetryServer(pages, settings.telemetry_socket, private_pages=private)),
+        "telemetry_address": lambda: closing(TelemetryServer(pages, None, settings.telemetry_address)),
+    }
 
 
 def _records_page(snapshotter: Snapshotter) -> Page:

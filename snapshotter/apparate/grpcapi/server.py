@@ -31,13 +31,13 @@ def serving(
     Raises:
         FailedPrecondition: somebody serves there already, or the socket cannot be made.
     """
-    _remove_stale(socket_path)
     server = grpc.server(
         ThreadPoolExecutor(workers, thread_name_prefix="grpc"),
         options=(*SERVER_OPTIONS, ("grpc.so_reuseport", 0)),
     )
     server.add_generic_rpc_handlers(tuple(handlers))
     try:
+        _remove_stale(socket_path)
         socket_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         mask = os.umask(0o177)
         try:

@@ -34,8 +34,9 @@ CLOSING_CUT_OFF = "closing takes too long, the loader ends without it"
 _CLOSE_S: Final = 1.0
 """Between the end of serving and the end of the process."""
 
-ControlServer = Callable[["Loader"], AbstractContextManager[object]]
-"""Serves the calls of the snapshotter as long as its context is entered; left in a thread of its own."""
+ControlServer = Callable[["Loader", bool], AbstractContextManager[object]]
+"""Serves the calls of the snapshotter as long as its context is entered; left in a thread of its own. If the second argument is
+true, containers are reading: then what cannot be served yet is no error."""
 
 
 def run(loader: LoaderSettings, layers: LayerSettings, registry: RegistrySettings, control: ControlServer) -> None:
@@ -62,7 +63,7 @@ def run(loader: LoaderSettings, layers: LayerSettings, registry: RegistrySetting
         @contextmanager
         def controlled(mounts: LayerMounts) -> Iterator[None]:
             service = LoaderService(manager, mounts, client, layers.resolve_deadline_s)
-            rest.enter_context(control(service))
+            rest.enter_context(control(service, session.taken_over))
             rest.callback(service.close)  # calls under way end, and before them what they wait for
             rest.callback(client.close)
             yield

@@ -24,7 +24,7 @@ from apparate.loader.mounts import LayerMounts
 from apparate.loader.nudge import Nudger
 from apparate.loader.push import Pusher
 from apparate.loader.settings import RECORDING_READ_AHEAD_KB
-from apparate.telemetry import systemd
+from apparate.telemetry import parts, systemd
 from apparate.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -121,9 +121,7 @@ class LoaderProcess:
         with ExitStack() as stack:
             try:
                 # In threads, because they use the FUSE mount; abandoned at a stop, because nobody answers then.
-                mounts = await trio.to_thread.run_sync(
-                    self._prepare_mounts, courier, filesystem, abandon_on_cancel=True
-                )
+                mounts = await self._mounts(stop, courier, filesystem)
                 await trio.to_thread.run_sync(stack.enter_context, control(mounts), abandon_on_cancel=True)
             except Exception as error:  # noqa: BLE001  # raised by `run`, when the requests in hand are answered
                 if not stop.is_set():  # else it was cut off by the stop
@@ -133,6 +131,20 @@ class LoaderProcess:
             systemd.notify("READY=1")
             _log.info(LOADER_READY, driver=mounts.driver.value, taken_over=self._session.taken_over)
             await trio.sleep_forever()
+
+    async def _mounts(self, stop: trio.Event, courier: Courier, filesystem: Filesystem) -> LayerMounts:
+        """Return the prepared mounts; where containers are reading, as soon as that works: they are served meanwhile."""
+        pause_s = parts.RETRY_FIRST_S
+        while True:
+            try:
+                return await trio.to_thread.run_sync(self._prepare_mounts, courier, filesystem, abandon_on_cancel=True)
+            except (ApparateError, OSError) as error:
+                if stop.is_set() or not self._session.taken_over:
+                    raise
+                parts.note_failure("mounts", error, pause_s)
+            systemd.notify("READY=1")  # the service manager would stop a service that is long in its start
+            await trio.sleep(pause_s)
+            pause_s = parts.next_pause_s(pause_s)
 
     def _prepare_mounts(self, courier: Courier, filesystem: Filesystem) -> LayerMounts:
         """Choose the driver, take away what is dead, and let layers be mounted."""

@@ -57,6 +57,9 @@ PREPARES = Counter(
 CALLS = Histogram(
     "apparate_snapshot_call_seconds", "Duration of snapshotter calls.", ["call"], buckets=_SECONDS, registry=REGISTRY
 )
+PART_FAILURES = Counter(
+    "apparate_service_part_failures", "Attempts to open a part of the service that failed.", ["part"], registry=REGISTRY
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +139,11 @@ class _UnixServer(socketserver.ThreadingUnixStreamServer):
 
 
 def _unix_server(path: Path, handler: type[http.server.BaseHTTPRequestHandler]) -> socketserver.BaseServer:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    old_umask = os.umask(0o177)
+    old_umask = os.umask(0o077)
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.umask(0o177)
         return _UnixServer(str(path), handler)
     except OSError as error:
         raise Unavailable(f"telemetry socket {path}: {error.strerror or error}") from error

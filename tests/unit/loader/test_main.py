@@ -12,6 +12,7 @@ import pytest
 
 from apparate.layer.settings import LayerSettings
 from apparate.loader import main
+from apparate.loader.process import Control
 from apparate.loader.session import FD_NAME
 from apparate.loader.settings import LoaderSettings
 from apparate.registry.settings import RegistrySettings
@@ -25,7 +26,7 @@ class NotingProcess:
     def __init__(self, *_: object) -> None:
         pass
 
-    def run(self, control: main.ControlServer) -> None:
+    def run(self, control: Control) -> None:
         with control(None):  # type: ignore[arg-type]  # nobody calls the mounts
             pass
 
@@ -39,7 +40,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return SimpleNamespace(close=lambda: names.append(name), fds={FD_NAME: [0]}, identity="")
 
     monkeypatch.setattr(main, "take_run_dir", lambda *_: closable("run dir"))
-    monkeypatch.setattr(main, "open_session", lambda *_: None)
+    monkeypatch.setattr(main, "open_session", lambda *_: SimpleNamespace(taken_over=False))
     monkeypatch.setattr(main, "RegistryClient", lambda *_: closable("client"))
     monkeypatch.setattr(main, "LayerManager", lambda *_: closable("manager"))
     monkeypatch.setattr(main, "LoaderProcess", NotingProcess)
@@ -48,7 +49,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def run(ended: list[str], hold: threading.Event | None = None) -> None:
     @contextmanager
-    def control(_: object) -> Iterator[None]:
+    def control(_: object, _insist: bool) -> Iterator[None]:
         yield
         if hold is not None:
             hold.wait()
