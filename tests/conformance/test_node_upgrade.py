@@ -14,12 +14,12 @@ from tests.support.fake_containerd import FakeContainerd, FakeCri
 
 from apparate.containerd.client import Containerd, Cri
 from apparate.errors import FailedPrecondition
-from apparate.node.configure import Configurator
+from apparate.node.configure import Configurator, in_phase
 from apparate.node.preflight import Finding, Level
 from apparate.node.program import Program
 from apparate.node.restore import Restorer
 from apparate.node.settings import NodeSettings
-from apparate.node.state import StateStore
+from apparate.node.state import Phase, StateStore
 from apparate.node.switch import Report, Switch, Tools
 
 CORPUS = Path(__file__).parents[1] / "corpus/containerd"
@@ -124,3 +124,24 @@ def test_failed_finding_stops_before_anything_is_changed(machine: Machine) -> No
 def test_probe_pods_are_removed(machine: Machine) -> None:
     machine.configure("debian")
     assert machine.cri.pods == 0
+
+
+def test_edited_file_of_a_killed_hand_back_loses_every_setting_of_ours(machine: Machine) -> None:
+    machine.configure("debian")
+    edited = machine.config.read_bytes() + b"\n[debug]\nlevel = 'info'\n"
+    machine.config.write_bytes(edited)
+    Restorer(machine.switch("debian")).restore(check=False, default_only=True, force=False)
+    store = StateStore(machine.base / "state")
+    noted = store.load()
+    assert noted is not None
+    store.save(in_phase(noted, Phase.RETURNING))
+    machine.config.write_bytes(edited)  # the kill came between the note and the file
+    machine.restore("debian")
+    assert b"apparate" not in machine.config.read_bytes()
+    assert b"level = 'info'" in machine.config.read_bytes()
+
+
+def test_node_without_a_sandbox_image_is_tried_without_a_pod(machine: Machine) -> None:
+    report = machine.configure("debian")
+    assert any("without a pod" in step for step in report.steps)
+    assert machine.daemon.on("k8s.io", "apparate").active == {}

@@ -22,6 +22,7 @@ class FakeSnapshots:
     committed: dict[str, Path] = field(default_factory=dict)
     active: dict[str, tuple[Path, Path | None]] = field(default_factory=dict)
     kind: str = "overlay"
+    made: int = 0
 
     def exists(self, name: str) -> bool:
         return name in self.committed
@@ -42,7 +43,8 @@ class FakeSnapshots:
 
     def prepare(self, key: str, parent: str) -> Sequence[Mount]:
         below = self._parent(parent)
-        folder = self.root / f"a{len(self.active)}-{len(self.committed)}"
+        self.made += 1
+        folder = self.root / f"a{self.made}"
         folder.mkdir(parents=True)
         self.active[key] = (folder, below)
         if below is None:

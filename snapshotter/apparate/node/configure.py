@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,10 +19,11 @@ from apparate.node.effective import DEFAULT_SNAPSHOTTER, Effective
 from apparate.node.images import NodeImage, NodeImages
 from apparate.node.lock import exclusive
 from apparate.node.preflight import Level
-from apparate.node.restart import HEALTH_S, command_line_of, probe, require_plugin, serves
+from apparate.node.restart import HEALTH_S, command_line_of, probe, require_plugin, serves, try_snapshots
 from apparate.node.settings import CONTAINERD_CONFIG, NAME
 from apparate.node.state import Phase, State
 from apparate.node.switch import Report, Switch, diff_of
+from apparate.oci.reference import Reference
 from apparate.telemetry.logging import get_logger
 
 _log = get_logger("node.configure")
@@ -65,7 +67,8 @@ class Configurator:
             try:
                 report = self._configure(check=False)
             except ApparateError as error:
-                self._store.note_error(str(error))
+                with suppress(ApparateError):  # a full disk takes no note; the error itself says more
+                    self._store.note_error(str(error))
                 raise
             self._store.clear_error()
             return report
@@ -202,9 +205,11 @@ class Configurator:
             if files.digest(files.read(change.path)) == begun.before:
                 self._store.forget()
             raise
-        self._store.save(in_phase(begun, Phase.APPLIED))
-        done += self._carry_used(target.former)
-        return done
+        if target.change is None:
+            self._store.forget()  # what others have set suffices, nothing is ours any more
+        else:
+            self._store.save(in_phase(begun, Phase.APPLIED))
+        return done + self._carry_used(target.former)
 
     def _to_carry(self, daemon: Containerd, former: str) -> list[NodeImage]:
         """Return the images that would be lost; there is room for them."""
@@ -231,11 +236,15 @@ class Configurator:
         with self._switch.connect() as (daemon, cri):
             require_plugin(daemon)
             images = NodeImages(daemon)
-            sandbox = [image for image in images.survey() if target.effective.sandbox_image in image.names]
+            sandbox = [image for image in images.survey() if _normal(target.effective.sandbox_image) in image.names]
             for image in sandbox:
                 images.carry(image, target.former, NAME)
                 done.append(f"carried over {image.names[0]}")
-            probe(daemon, cri, deadline, systemd_cgroup=target.effective.systemd_cgroup)
+            if sandbox:
+                probe(daemon, cri, deadline, systemd_cgroup=target.effective.systemd_cgroup)
+            else:
+                try_snapshots(daemon.on(K8S, NAME))
+                done.append("tried the snapshotter without a pod: the sandbox image is not on this node")
             for image in carried:
                 if image.names not in {one.names for one in sandbox} and daemon.on(K8S, target.former).exists(
                     image.top
@@ -245,24 +254,31 @@ class Configurator:
         return done
 
     def _carry_used(self, former: str) -> list[str]:
-        """Unpack what containers use now: a container that is restarted should not wait for it. Others wait until they are used."""
+        """Unpack what containers use now: a container that is restarted should not wait for it. Others wait until they are used.
+
+        Nothing is lost where that fails: containerd unpacks an image itself when a container is created.
+        """
         done = []
-        with self._switch.connect() as (daemon, _):
-            images = NodeImages(daemon)
-            snapshots = daemon.on(K8S, NAME)
-            used = {container.image for container in daemon.containers(K8S)}
-            for image in images.survey():
-                if not used & set(image.names) or snapshots.exists(image.top):
-                    continue
-                try:
-                    if images.size_under([image], former) + SPACE_RESERVE > self._free():
-                        raise Unavailable("there is no room for it")
-                    images.carry(image, former, NAME)
-                except ApparateError as error:  # containerd unpacks it itself when a container is created
-                    _log.warning(IMAGE_NOT_CARRIED, ref=image.names[0], error=str(error))
-                else:
-                    done.append(f"carried over {image.names[0]}")
+        try:
+            with self._switch.connect() as (daemon, _):
+                images = NodeImages(daemon)
+                used = {container.image for container in daemon.containers(K8S)}
+                for image in images.survey():
+                    if used & set(image.names) and not daemon.on(K8S, NAME).exists(image.top):
+                        done += self._carry_if_room(images, image, former)
+        except ApparateError as error:
+            _log.warning(IMAGE_NOT_CARRIED, error=str(error))
         return done
+
+    def _carry_if_room(self, images: NodeImages, image: NodeImage, former: str) -> list[str]:
+        try:
+            if images.size_under([image], former) + SPACE_RESERVE > self._free():
+                raise Unavailable("there is no room for it")
+            images.carry(image, former, NAME)
+        except ApparateError as error:
+            _log.warning(IMAGE_NOT_CARRIED, ref=image.names[0], error=str(error))
+            return []
+        return [f"carried over {image.names[0]}"]
 
 
 def in_phase(state: State, phase: Phase) -> State:
@@ -270,6 +286,14 @@ def in_phase(state: State, phase: Phase) -> State:
     return State(
         phase, state.path, state.edits, state.existed, state.before, state.after, state.former, state.apparate_version
     )
+
+
+def _normal(reference: str) -> str:
+    """Return *reference* as CRI stores it."""
+    try:
+        return str(Reference.parse(reference))
+    except InvalidArgument:
+        return reference
 
 
 def _existing(path: Path) -> Path:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tempfile
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from apparate.errors import InvalidArgument, Unavailable
 
 NEW_FILE_MODE: Final = 0o644
+_OWNER_ONLY: Final = 0o600
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -53,18 +54,70 @@ def replace(path: Path, body: bytes | None, *, mode: int = NEW_FILE_MODE) -> Non
         raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _write(path: Path, body: bytes, mode: int) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+@contextmanager
+def spare(path: Path) -> Iterator[Callable[[], None]]:
+    """Keep what *path* is now on its own disk meanwhile; the yielded function puts it back, also when the disk is full by then.
+
+    Raises:
+        Unavailable: the disk does not take it.
+    """
+    path = Path(os.path.realpath(path))
+    body = read(path)
+    kept = _beside(path, "before")
+
+    def put_back() -> None:
+        try:
+            if body is None:
+                path.unlink(missing_ok=True)
+            else:
+                kept.replace(path)
+            _sync_directory(path.parent)
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be put back: {error.strerror}; its old content is in {kept}") from error
+
     try:
-        with os.fdopen(handle, "wb") as out:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if body is not None:
+            _stage(kept, body, path, NEW_FILE_MODE)
+    except OSError as error:
+        raise Unavailable(f"{kept} cannot be written: {error.strerror}") from error
+    try:
+        yield put_back
+    finally:
+        kept.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a killed run has left beside *path*."""
+    path = Path(os.path.realpath(path))
+    for role in ("before", "new"):
+        _beside(path, role).unlink(missing_ok=True)
+
+
+def _beside(path: Path, role: str) -> Path:
+    """Return a name beside *path* that no pattern for configuration files matches; the same each time, so nothing piles up."""
+    return path.with_name(f".{path.name}.apparate-{role}")
+
+
+def _write(path: Path, body: bytes, mode: int) -> None:
+    fresh = _beside(path, "new")
+    _stage(fresh, body, path, mode)
+    fresh.replace(path)
+
+
+def _stage(fresh: Path, body: bytes, model: Path, mode: int) -> None:
+    """Write *body* to *fresh*, durable, with mode and attributes of *model* if that exists."""
+    try:
+        fresh.unlink(missing_ok=True)
+        with fresh.open("xb") as out:
+            os.fchmod(out.fileno(), mode & _OWNER_ONLY)
             out.write(body)
             os.fchmod(out.fileno(), mode)
-            _take_attributes(path, out.fileno())
+            _take_attributes(model, out.fileno())
             out.flush()
             os.fsync(out.fileno())
-        Path(name).replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
         raise
 
 

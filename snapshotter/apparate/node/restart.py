@@ -7,12 +7,13 @@ import socket
 import struct
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from apparate.containerd.client import K8S, Containerd, Cri
+from apparate.containerd.client import K8S, Containerd, Cri, Snapshots
 from apparate.errors import ApparateError, FailedPrecondition, Unavailable
 from apparate.node.settings import NAME
 from apparate.telemetry.logging import get_logger
@@ -124,6 +125,13 @@ def probe(daemon: Containerd, cri: Cri, deadline: float, *, systemd_cgroup: bool
     if used != NAME:
         raise FailedPrecondition(f"a new pod stands on snapshotter {used}, not on {NAME}")
     _log.info(PROBE_RAN, duration_s=round(time.monotonic() - began, 3))
+
+
+def try_snapshots(snapshots: Snapshots) -> None:
+    """Make and remove an empty snapshot. Raises ApparateError: the snapshotter does not work."""
+    key = f"{PROBE_NAME}-{uuid.uuid4()}"
+    snapshots.prepare(key, "")
+    snapshots.remove(key)
 
 
 def remove_probes(cri: Cri) -> None:

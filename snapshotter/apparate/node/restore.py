@@ -109,14 +109,15 @@ class Restorer:
         """Have containerd start new pods on the former default, with our plugin still loaded."""
         text = toml_edit.decode(given.body or b"", str(given.path))
         kept = [(edit.path, edit.value) for edit in state.edits if edit.path[0] in {"proxy_plugins", "version"}]
-        after, edits = toml_edit.apply(text, kept, str(given.path))
-        change = FileChange(given.path, given.body, after.encode(), edits)
+        after, _ = toml_edit.apply(text, kept, str(given.path))
+        # All edits stay on record: a run that is killed now leaves the file with all of them, or with those that are kept.
+        change = FileChange(given.path, given.body, after.encode(), state.edits)
         begun = in_phase(State.of(change, state.former, state.apparate_version), Phase.RETURNING)
         self._store.begin(change, begun)
         try:
             self._switch.move(change.path, change.after, lambda _: None)
         except BaseException:
-            if files.digest(files.read(change.path)) == state.after:
+            if files.read(change.path) == given.now:
                 self._store.begin(FileChange(given.path, given.body, given.now, state.edits), state)
             raise
         leaving = in_phase(begun, Phase.LEAVING)

@@ -111,29 +111,30 @@ class Switch:
         Raises:
             ApparateError: what failed; the message says that the old configuration is in force again, or that it is not.
         """
-        old = files.read(path)
-        try:
-            files.replace(path, body)
-            self.planner.effective(self.on_disk())  # containerd reads the real file now, before anything depends on it
-            _log.info(CONFIG_WRITTEN, path=str(path))
-            deadline = time.monotonic() + HEALTH_S
-            self.restart(deadline)
-            proof(deadline)
-        except BaseException as error:
-            self._back(path, old, error)
-            raise
+        with files.spare(path) as put_back:
+            try:
+                files.replace(path, body)
+                self.planner.effective(self.on_disk())  # the real files now, before anything depends on them
+                _log.info(CONFIG_WRITTEN, path=str(path))
+                deadline = time.monotonic() + HEALTH_S
+                self.restart(deadline)
+                proof(deadline)
+            except BaseException as error:
+                put_back()
+                self._roll_back(path, error)
+                raise
 
     def repair(self, state: State) -> GivenBack:
         """Take back a change that a killed run had begun: its file, and the containerd that may run with it."""
         given = self.store.give_back(state)
         files.replace(given.path, given.body)
+        files.remove_leftovers(given.path)
         self.restart()
         self.store.forget()
         _log.warning(UNFINISHED_TAKEN_BACK, path=str(given.path))
         return given
 
-    def _back(self, path: Path, old: bytes | None, cause: BaseException) -> None:
-        files.replace(path, old)
+    def _roll_back(self, path: Path, cause: BaseException) -> None:
         try:
             self.restart()
         except ApparateError as error:

@@ -75,7 +75,7 @@ def apply(
 
 
 def revert(text: str, edits: Iterable[Edit], where: str) -> tuple[str, tuple[Edit, ...]]:
-    """Return *text* without *edits*, and those that were left because somebody has changed them since.
+    """Return *text* without *edits*, and those that stay because somebody has set something else since.
 
     Raises:
         InvalidArgument: *text* is no TOML.
@@ -85,7 +85,7 @@ def revert(text: str, edits: Iterable[Edit], where: str) -> tuple[str, tuple[Edi
     left = []
     for edit in reversed(tuple(edits)):
         now = _get(expected, edit.path)
-        if now is _ABSENT:
+        if now in (_ABSENT, edit.before):
             continue
         if now != _plain(edit.value):
             left.append(edit)

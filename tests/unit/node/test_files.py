@@ -50,3 +50,35 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
 def test_directory_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="cannot be read"):
         files.read(tmp_path)
+
+
+def test_spare_puts_the_old_file_back_with_what_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("old")
+    path.chmod(0o640)
+    with files.spare(path) as put_back:
+        files.replace(path, b"new")
+        put_back()
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("old", 0o640)
+    with files.spare(path):
+        files.replace(path, b"new")
+    assert path.read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_spare_of_a_missing_file_takes_the_new_one_away(tmp_path: Path) -> None:
+    path = tmp_path / "conf.d/apparate.toml"
+    with files.spare(path) as put_back:
+        files.replace(path, b"new")
+        put_back()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("old")
+    manager = files.spare(path)
+    manager.__enter__()
+    assert len(list(tmp_path.iterdir())) == 2
+    files.remove_leftovers(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.toml"]
