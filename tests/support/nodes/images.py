@@ -96,8 +96,8 @@ def _build(kind: str, name: str, arguments: dict[str, str]) -> None:
 
 
 def _release_package(scratch: Path) -> Path:
-    """The package that says which release of CentOS this is: without it dnf finds no release version."""
-    provides = ["system-release = 8", "system-release(releasever) = 8"]
+    """The package that says which release of CentOS this is, and that the node has what Debian's packages brought."""
+    provides = (SOURCES / "centos" / "provides.txt").read_text().splitlines()
     return rpm(scratch, name="centos-release", version="8.5", files=None, provides=provides)
 
 

@@ -5,7 +5,9 @@ What one proof leaves for a later one (a container that must go on) is noted in 
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +106,25 @@ def read_on(name: str, work: Path) -> None:
     print(f"{name}: the reader went on, served by {current}")
 
 
+def silent(name: str, work: Path) -> None:
+    """The password of a registry is in its file, 0600, and nowhere else: not on the node, not in what the playbooks said."""
+    node = NodeUnderTest(name, work)
+    secret = os.environ["NODE_SECRET"]
+    forms = (secret, base64.b64encode(f"puller:{secret}".encode()).decode())
+    credentials = "/etc/apparate/credentials/roles.json"
+    if node.run("stat", "-c", "%a %U", credentials) != "600 root\n" or forms[1] not in node.run("cat", credentials):
+        raise AssertionError(f"{name}: {credentials} is not as it should be")
+    patterns = [word for form in forms for word in ("-e", form)]
+    places = ["/etc", "/root", "/run", "/tmp", "/var/lib", "/var/log", "/var/tmp"]
+    spared = ["--exclude-dir=containerd", f"--exclude={Path(credentials).name}"]
+    search = ["grep", "-rlsF", "--binary-files=text", *spared, *patterns, *places]
+    found = node.run("sh", "-c", '"$@" || true', "sh", *search)
+    said = Path(os.environ["NODE_LOG"]).read_text(errors="replace")
+    journal = node.run("journalctl", "--no-pager", "--output", "cat")
+    if found or any(form in text for form in forms for text in (said, journal)):
+        raise AssertionError(f"{name}: the password is in {found or 'the output or the journal'}")
+
+
 def _is_up(node: NodeUnderTest) -> bool:
     done = run(["sh", "-c", f"podman exec {node.name} systemctl is-system-running --wait || true"])
     return done.strip() == "running"
@@ -125,4 +146,5 @@ PROOFS: dict[str, Callable[[str, Path], None]] = {
     "power_cut": power_cut,
     "reading": reading,
     "read_on": read_on,
+    "silent": silent,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -96,6 +97,7 @@ def environment(work: Path) -> dict[str, str]:
         "NODE_PREFIX": work.name,
         "NODE_RUN": str(os.getpid()),
         "NODE_PYTHON": sys.executable,
+        "NODE_SECRET": secrets.token_hex(16),
         "NODE_PACKAGES": os.environ.get("NODE_PACKAGES", str(ROOT / "dist")),
         "ANSIBLE_NOCOLOR": "1",
         "NO_COLOR": "1",
@@ -136,7 +138,6 @@ def remove_abandoned() -> None:
 
 
 def _run(name: str, work: Path, env: Mapping[str, str], *, keep: bool) -> Outcome:
-    log = work / f"{name}.log"
     log = Path(os.environ.get("NODE_LOGS", str(work))) / f"{name}.log"
     folder = work / "molecule" / name
     folder.mkdir(parents=True)
@@ -147,7 +148,7 @@ def _run(name: str, work: Path, env: Mapping[str, str], *, keep: bool) -> Outcom
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**env, "MOLECULE_EPHEMERAL_DIRECTORY": str(folder)},
+            env={**env, "MOLECULE_EPHEMERAL_DIRECTORY": str(folder), "NODE_LOG": str(log)},
             stdout=out,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
