@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from tests.support.host_package import PACKAGING, build
+from tests.support.host_package import PACKAGING, Host, build
 from tests.support.leftovers import clean_folder
 from tests.support.processes import run
 from tests.support.services import REPOSITORY
@@ -49,7 +49,7 @@ def _deb(packages: Path, scratch: Path) -> Path:
 
 def _rpm(packages: Path, scratch: Path) -> Path:
     (package,) = packages.glob("*.rpm")
-    run(["sh", "-c", 'rpm2cpio "$1" | (cd "$2" && cpio -idm --quiet)', "sh", package, scratch])
+    run(["sh", "-c", 'rpm2cpio "$1" | (cd "$2" && cpio -idm --quiet --no-absolute-filenames)', "sh", package, scratch])
     return scratch / "opt/apparate/dist"
 
 
@@ -74,7 +74,9 @@ def test_every_form_holds_the_same_files(
 @pytest.mark.root
 def test_the_image_runs(packages: Path, scratch: Path, tree: Path) -> None:
     root = _image(packages, scratch).parents[2]
-    assert run(["chroot", root, "/usr/bin/apparate", "--version"]).strip() == f"apparate, version {tree.name}"
+    for name in ("proc", "sys", "dev"):  # as a runtime does
+        (root / name).mkdir()
+    assert Host(root, tree.name).run("/usr/bin/apparate", "--version").strip() == f"apparate, version {tree.name}"
 
 
 def test_checksums_are_right(packages: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.support.peers import cache_root, peer
+from tests.support.peers import cache_root
 from tests.support.processes import run
 from tests.support.services import REPOSITORY
 
@@ -24,8 +24,12 @@ _JUNK: Final = b"\x7fELF" + bytes(60)
 def build(out: Path, *options: str) -> Path:
     """Build the packages into *out*, or take them from the cache, and return *out*."""
     command: list[str | Path] = [sys.executable, "-m", "hostpackage", "build", "--out", out]
-    command += ["--nfpm", peer("nfpm") / "nfpm", *options]
-    run(command, env={**os.environ, "PYTHONPATH": str(PACKAGING)}, cwd=REPOSITORY, timeout_s=BUILD_TIMEOUT_S)
+    run(
+        [*command, *options],
+        env={**os.environ, "PYTHONPATH": str(PACKAGING)},
+        cwd=REPOSITORY,
+        timeout_s=BUILD_TIMEOUT_S,
+    )
     return out
 
 

@@ -10,13 +10,15 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from hostpackage.archives import write_sums, write_tar_zst
 from hostpackage.failure import BuildError, run
-from hostpackage.formats import write_deb_and_rpm, write_sums, write_tar_zst
 from hostpackage.image import write_image
 from hostpackage.inputs import DEBS_LOCK, PACKAGING, SOURCES, cache_root, lock_anew, read_lock
+from hostpackage.systempackages import write_deb, write_rpm
 from hostpackage.tree import Place, build_tree
 
 _DISTRIBUTED: Final = SOURCES / "dist"
@@ -28,7 +30,8 @@ _BUILT_FROM: Final = (
     "pyproject.toml",
     "LICENSE",
 )
-_PROGRAMS: Final = ("gcc", "strip", "patchelf")
+_PROGRAMS: Final = ("gcc", "strip", "patchelf", "dpkg-deb", "rpmbuild")
+_PACKERS: Final = 2
 _KEPT_MAX: Final = 4
 """Finished builds in the cache; the oldest go."""
 
@@ -45,7 +48,7 @@ def _epoch() -> int:
 
 def _key(options: argparse.Namespace) -> str:
     """Return a digest of everything that decides about the result."""
-    hasher = hashlib.sha256(f"{options.version}\n{options.epoch}\n{options.nfpm.parent.parent.name}\n".encode())
+    hasher = hashlib.sha256(f"{options.version}\n{options.epoch}\n".encode())
     for program in _PROGRAMS:
         hasher.update(run([program, "--version"]).encode())
     for name in _BUILT_FROM:
@@ -85,13 +88,16 @@ def _make(options: argparse.Namespace, scratch: Path, say: Callable[[str], None]
     tree = scratch / "tree" / options.version
     build_tree(Place(tree, options.version), scratch / "unpacked", options.epoch, say)
     say("pack")
-    written = [
-        *write_deb_and_rpm(tree, options.version, options.epoch, options.nfpm, out),
-        write_tar_zst(tree, options.version, options.epoch, out),
-        write_image(tree, options.version, options.epoch, out),
-        Path(shutil.copy(tree / "share" / "sbom.cdx.json", out / f"apparate-{options.version}.cdx.json")),
-    ]
-    write_sums(written, out)
+    sbom = Path(shutil.copy(tree / "share" / "sbom.cdx.json", out / f"apparate-{options.version}.cdx.json"))
+    given = (tree, options.version, options.epoch)
+    with ThreadPoolExecutor(_PACKERS) as packers:  # they compress, in other processes or without the interpreter's lock
+        writing = [
+            packers.submit(write_deb, *given, scratch, out),
+            packers.submit(write_rpm, *given, scratch, out),
+            packers.submit(write_tar_zst, *given, out),
+            packers.submit(write_image, *given, out),
+        ]
+    write_sums([sbom, *(written.result() for written in writing)], out)
     return out
 
 
@@ -111,7 +117,6 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="build the packages, or take them from the cache")
     build.add_argument("--version", default=_project_version(), help="default: that of pyproject.toml")
     build.add_argument("--epoch", type=int, default=_epoch(), help="time of every file, in seconds since 1970")
-    build.add_argument("--nfpm", type=Path, required=True, help="the program that packs deb and rpm")
     build.add_argument("--out", type=Path, default=_DISTRIBUTED)
     build.add_argument("--fresh", action="store_true", help="build even if the cache has it")
     build.set_defaults(action=_build)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from hostpackage.formats import add_bytes, add_tree, tar_writer
+from hostpackage.archives import add_bytes, add_tree, tar_writer
 from hostpackage.inputs import digest_of
 
 _FOLDERS: Final = (

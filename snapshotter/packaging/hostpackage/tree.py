@@ -138,6 +138,7 @@ def build_tree(place: Place, scratch: Path, epoch: int, say: Callable[[str], Non
     compile_pyfuse3(fetch_source(), system, place.site_packages)
     _remove(place.site_packages, _NOT_RUN)
     _copy_program(place)
+    _unmark_scripts(place.stdlib)
     say("close the tree")
     _copy_libraries(system, place)
     _close(place)
@@ -190,6 +191,14 @@ def _copy_program(place: Place) -> None:
     (place.root / "share" / "doc").mkdir()
     for name in _DOCUMENTS:
         shutil.copy(SOURCES / "snapshotter" / "docs" / name, place.root / "share" / "doc" / name)
+
+
+def _unmark_scripts(folder: Path) -> None:
+    """Modules that begin as scripts are not executable, and name interpreters of other machines."""
+    for path in sorted(folder.rglob("*.py")):
+        text = path.read_bytes()
+        if text.startswith(b"#!"):
+            path.write_bytes(b"# " + text.removeprefix(b"#!"))
 
 
 def _copy_libraries(system: Path, place: Place) -> None:

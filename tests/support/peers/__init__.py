@@ -78,7 +78,6 @@ RECIPES = {
     "containers-image": Recipe(
         "containers-image", {"containers-image": "."}, tags="containers_image_openpgp,exclude_graphdriver_btrfs"
     ),
-    "nfpm": Recipe("nfpm", {"nfpm": "github.com/goreleaser/nfpm/v2/cmd/nfpm"}),
 }
 
 

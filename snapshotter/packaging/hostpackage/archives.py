@@ -1,62 +1,26 @@
-"""The four forms of the package. All hold the tree, byte for byte."""
+"""Archives of the tree: the tar.zst, what the image needs too, and checksums."""
 
 from __future__ import annotations
 
 import io
-import json
-import string
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Final
 
 import zstandard
 
-from hostpackage.failure import run
-from hostpackage.inputs import PACKAGING, digest_of
+from hostpackage.inputs import digest_of
 
-COMPRESSION: Final = "gzip"
-"""What every dpkg and rpm reads, down to CentOS 7."""
-ZSTD_LEVEL: Final = 19
-MAINTAINER: Final = "apparate <apparate@example.org>"
-UNITS: Final = {"deb": "/lib/systemd/system", "rpm": "/usr/lib/systemd/system"}
+ZSTD_LEVEL: Final = 12
 SUMS_NAME: Final = "SHA256SUMS"
-
-
-def write_deb_and_rpm(tree: Path, version: str, epoch: int, nfpm: Path, out: Path) -> list[Path]:
-    """Pack *tree* with the program *nfpm* and return both files."""
-    template = string.Template((PACKAGING / "nfpm.yaml").read_text())
-    moment = datetime.fromtimestamp(epoch, UTC).isoformat()
-    entry = {"semver": version, "date": moment, "packager": MAINTAINER, "changes": [{"note": f"Version {version}."}]}
-    written = []
-    for kind, name in (("deb", f"apparate_{version}_amd64.deb"), ("rpm", f"apparate-{version}-1.x86_64.rpm")):
-        values = {
-            "VERSION": version,
-            "MTIME": moment,
-            "MAINTAINER": MAINTAINER,
-            "TREE": tree,
-            "HOST": PACKAGING / "host",
-            "FILES": PACKAGING / "files",
-            "SCRIPTS": PACKAGING / "scripts",
-            "UNITS": UNITS[kind],
-            "COMPRESSION": COMPRESSION,
-        }
-        with tempfile.TemporaryDirectory() as scratch:
-            config, changelog = Path(scratch) / "nfpm.yaml", Path(scratch) / "changelog.yaml"
-            changelog.write_text(json.dumps([entry]))  # which is YAML
-            config.write_text(template.substitute(values, CHANGELOG=changelog))
-            run([str(nfpm), "package", "-f", str(config), "-p", kind, "-t", str(out / name)])
-        written.append(out / name)
-    return written
 
 
 def write_tar_zst(tree: Path, version: str, epoch: int, out: Path) -> Path:
     """Pack *tree* so that it is unpacked in /opt/apparate, and return the file."""
     target = out / f"apparate-{version}-x86_64.tar.zst"
-    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=2)
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=1)
     with target.open("wb") as file, compressor.stream_writer(file, closefd=False) as packed, tar_writer(packed) as tar:
         add_tree(tar, tree, version, epoch)
     return target
