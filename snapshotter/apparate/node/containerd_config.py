@@ -85,6 +85,11 @@ class ConfigPlanner:
         where = str(self._settings.config)
         return Effective.of(dump, toml_edit.parse(toml_edit.decode(main, where), where))
 
+    def in_force(self) -> Effective:
+        """Return what is in force with the files on disk, as the daemon reads them. Raises InvalidArgument: it refuses them."""
+        path = self._settings.config
+        return Effective.of(self._program.dump(path) if path.exists() else self._program.defaults())
+
     def plan(self, files: Files) -> Plan:
         """Return how our settings come into force, starting from *files*.
 

@@ -41,6 +41,7 @@ def _configuration(settings: NodeSettings, effective: Effective, *, is_there: bo
     yield _cri(settings, effective)
     yield _snapshotter(settings, effective)
     yield _proxy(settings, effective)
+    yield _place(settings, effective)
     address = settings.address or effective.address
     if serves(address):
         yield Finding("containerd socket", Level.OK, str(address))
@@ -67,6 +68,15 @@ def _snapshotter(settings: NodeSettings, effective: Effective) -> Finding:
         detail = f"{NAME}, but annotations are disabled: no image is lazy"
         return Finding("default snapshotter", Level.WARNING, detail, "apparate node configure")
     return Finding("default snapshotter", Level.OK, name)
+
+
+def _place(settings: NodeSettings, effective: Effective) -> Finding:
+    """containerd before 1.6.32 and 1.7.16 tells kubelet the disk usage of exactly this directory, whatever the plugin says."""
+    wanted = effective.root / f"io.containerd.snapshotter.v1.{NAME}"
+    if settings.root == wanted:
+        return Finding("image file system", Level.OK, str(wanted))
+    detail = f"{settings.root} is not where older containerds look for the usage of images"
+    return Finding("image file system", Level.WARNING, detail, f'set snapshotter.root = "{wanted}"')
 
 
 def _proxy(settings: NodeSettings, effective: Effective) -> Finding:

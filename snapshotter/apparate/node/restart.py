@@ -9,6 +9,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -49,11 +50,9 @@ class Systemd:
     unit: str = "containerd.service"
 
     def restart(self) -> None:
-        # A unit that failed too often in a row would not be started again before its interval is over. It is no error
-        # if there is nothing to reset.
-        subprocess.run(
-            ["systemctl", "reset-failed", self.unit], capture_output=True, check=False, timeout=RESTART_TIMEOUT_S
-        )
+        # A unit that failed too often in a row would not be started again before its interval is over.
+        with suppress(Unavailable):  # nothing to reset; or no systemd, as the restart will say
+            _run(["systemctl", "reset-failed", self.unit])
         _run(["systemctl", "restart", self.unit])
 
 

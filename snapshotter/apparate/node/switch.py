@@ -114,7 +114,7 @@ class Switch:
         with files.spare(path) as put_back:
             try:
                 files.replace(path, body)
-                self.planner.effective(self.on_disk())  # the real files now, before anything depends on them
+                self.planner.in_force()  # containerd has read the real files before anything depends on them
                 _log.info(CONFIG_WRITTEN, path=str(path))
                 deadline = time.monotonic() + HEALTH_S
                 self.restart(deadline)

@@ -13,6 +13,7 @@ from apparate.node.program import Program
 from apparate.node.settings import NodeSettings
 
 DUMP = """version = 2
+root = "{root}"
 [grpc]
 address = "{address}"
 [plugins."io.containerd.grpc.v1.cri"]
@@ -27,14 +28,15 @@ class FakeContainerd:
     """A program that prints what a test wants as its version and its dump."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings = NodeSettings(folder / "s.sock", folder, config=folder / "config.toml")
+        root = folder / "io.containerd.snapshotter.v1.apparate"
+        self.settings = NodeSettings(folder / "s.sock", root, config=folder / "config.toml")
         self._folder = folder
         self.settings.config.write_text("version = 2\n")
         self.says()
 
     def says(self, dump: str = DUMP, version: str = "1.6.20", status: int = 0) -> None:
         program, printed = self._folder / "containerd", self._folder / "dump"
-        printed.write_text(dump.replace("{address}", str(self._folder / "c.sock")))
+        printed.write_text(dump.replace("{address}", str(self._folder / "c.sock")).replace("{root}", str(self._folder)))
         program.write_text(
             f'#!/bin/sh\n[ "$1" != --version ] || {{ echo containerd github.com/containerd/containerd {version}; exit; }}\n'
             f"[ {status} = 0 ] && cat {printed} || {{ cat {printed} >&2; exit {status}; }}\n"
@@ -113,3 +115,10 @@ def test_missing_containerd_is_a_failure(tmp_path: Path) -> None:
     settings = NodeSettings(tmp_path / "s.sock", tmp_path, containerd=str(tmp_path / "none"))
     finding = run(settings)[0]
     assert (finding.name, finding.level) == ("containerd", Level.FAILED)
+
+
+def test_data_where_older_containerds_do_not_look_is_a_warning(containerd: FakeContainerd) -> None:
+    containerd.says(DUMP.replace("{root}", "/srv/containerd"))
+    finding = containerd.findings()["image file system"]
+    assert finding.level is Level.WARNING
+    assert "/srv/containerd/io.containerd.snapshotter.v1.apparate" in finding.fix

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apparate.errors import NotFound, Unavailable
-from apparate.node.restart import Command, command_line_of, serves, wait_until
+from apparate.node.restart import Command, Systemd, command_line_of, serves, wait_until
 
 
 def test_command_is_split_and_run_without_a_shell(tmp_path: Path) -> None:
@@ -57,3 +57,18 @@ def test_socket_tells_the_command_line_of_its_server(tmp_path: Path) -> None:
         assert serves(path)
         line = Path(f"/proc/{os.getpid()}/cmdline").read_bytes().split(b"\0")
         assert command_line_of(path)[0] == line[0].decode()
+
+
+def test_systemd_is_asked_to_forget_failures_and_to_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n[ "$1" = restart ]\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    Systemd("other.service").restart()
+    assert (tmp_path / "calls").read_text() == "reset-failed other.service\nrestart other.service\n"
+
+
+def test_node_without_systemd_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match="systemctl"):
+        Systemd().restart()
