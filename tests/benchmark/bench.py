@@ -20,11 +20,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from tests.benchmark import conversion, report, starts, touched
-from tests.benchmark.cells import Cell, Results, Round
+from tests.benchmark.cells import QUIET_SHARE, Cell, Results, Round
+from tests.benchmark.measure import busy_share
 from tests.benchmark.stage import Stage, empty_stage, stage
 from tests.benchmark.workloads import ENTRIES, WORKLOADS, Workload
 from tests.support.link import MEGABIT
@@ -147,8 +148,11 @@ def _measure(cells: Sequence[Cell], results: Results, number: int, until: float)
 
 def _round(made: Stage, cell: Cell, number: int) -> Round:
     made.wire.shape(cell.rate_mbit * MEGABIT or None)
+    busy = busy_share()
     with made.wire.delayed(cell.rtt_ms / 1000):
-        found = PARTS[cell.part].take(made, cell, number)
+        found = replace(PARTS[cell.part].take(made, cell, number), busy_share=busy)
+    if busy > QUIET_SHARE:
+        _say.print(f"[yellow]others used {busy:.0%} of the machine[/]")
     for name, sample in found.samples.items():
         _say.print(f"{cell.name:22} {name:17}", *(f"{field} {value:,}" for field, value in sample.items()))
     return found

@@ -19,6 +19,7 @@ from tests.support.services import REPOSITORY
 
 RESULTS = REPOSITORY / "tests" / "benchmark" / "results"
 CURVE_POINTS = 60
+QUIET_SHARE = 0.1  # what the kernel and idle services use at most
 Sample = Mapping[str, float]
 Curve = Sequence[tuple[float, int]]
 
@@ -45,10 +46,15 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One sample of each contender, taken one after the other."""
+    """One sample of each contender, taken one after the other.
+
+    Attributes:
+        busy_share: how much of the processors others used before it began, 0 to 1.
+    """
 
     samples: Mapping[str, Sample]
     curves: Mapping[str, Curve]
+    busy_share: float = 0.0
 
 
 class Results:
@@ -92,6 +98,11 @@ class Results:
         rounds = [each for entry in self._cells.values() for each in entry["rounds"]]
         return list(dict.fromkeys(each["commit"] for each in sorted(rounds, key=lambda each: str(each["taken"]))))
 
+    def disturbed(self) -> tuple[int, int]:
+        """How many rounds began on a machine that others used, and how many there are."""
+        shares = [each["busy_share"] for entry in self._cells.values() for each in entry["rounds"]]
+        return sum(share > QUIET_SHARE for share in shares), len(shares)
+
     def forget(self, cell: Cell) -> None:
         """Begin *cell* anew."""
         self._cells.pop(cell.name, None)
@@ -106,7 +117,9 @@ class Results:
             raise AssertionError(f"{self._path} is of another machine, {self.machine}: move it away first")
         entry = self._cells.setdefault(cell.name, {**asdict(cell), "rounds": []})
         taken = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        entry["rounds"].append({"taken": taken, "commit": _commit(), "samples": found.samples})
+        entry["rounds"].append(
+            {"taken": taken, "commit": _commit(), "busy_share": found.busy_share, "samples": found.samples}
+        )
         if found.curves:
             entry["curves"] = {name: thin(curve) for name, curve in found.curves.items()}
         names = self.contenders(cell)

@@ -100,6 +100,20 @@ def cold_start(
     return Start(start_s, pulled, meter.at(start_s), meter.samples, pod, container)
 
 
+def busy_share(during_s: float = 1.0) -> float:
+    """How much of all processors is in use, 0 to 1, within the next *during_s* seconds."""
+    before = _processor_ticks()
+    threading.Event().wait(during_s)
+    busy, total = (now - then for now, then in zip(_processor_ticks(), before, strict=True))
+    return round(busy / max(1, total), 3)
+
+
+def _processor_ticks() -> tuple[int, int]:
+    """Ticks in use, and all of them, since boot: the first line of /proc/stat (proc_stat(5)); idle and iowait are free."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+
+
 def _read(path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         while file.read(_BLOCK):

@@ -103,7 +103,13 @@ def _machine(results: Results) -> str:
         return ""
     count = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else str(rounds[0])
     where = f"{results.machine['cores']} cores ({results.machine['architecture']}), Linux {results.machine['kernel']}"
-    return f"\n{where}; rounds of each cell: {count}; commits {', '.join(results.commits())}.\n"
+    disturbed, total = results.disturbed()
+    others = (
+        f"**{disturbed} of {total} rounds began while other work used the machine: their times are no figures of a quiet one.**\n"
+        if disturbed
+        else ""
+    )
+    return f"\n{where}; rounds of each cell: {count}; commits {', '.join(results.commits())}.\n{others}"
 
 
 def _verdict(results: Results) -> str:

@@ -60,6 +60,16 @@ def test_results_of_another_machine_are_not_mixed(path: Path) -> None:
         Results(path).add(CELL, started(SECONDS))
 
 
+def test_rounds_on_a_busy_machine_are_told(path: Path) -> None:
+    results = Results(path)
+    results.add(CELL, started(SECONDS))
+    assert results.disturbed() == (0, 1)
+    assert "other work" not in page(results)
+    results.add(CELL, replace(started(SECONDS), busy_share=0.5))
+    assert results.disturbed() == (1, 2)
+    assert "**1 of 2 rounds began while other work used the machine" in page(results)
+
+
 def test_percentile_of_few_samples_is_the_greatest() -> None:
     assert summary([3.0, 1.0, 2.0]) == {"median": 2.0, "p95": 3.0}
     assert summary([float(number) for number in range(1, 101)]) == {"median": 50.5, "p95": 95.0}
