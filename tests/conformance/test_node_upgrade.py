@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from tests.support.containerd import release
 from tests.support.fake_containerd import FakeContainerd, FakeCri
 
 from apparate.containerd.client import Containerd, Cri
-from apparate.errors import FailedPrecondition
+from apparate.errors import FailedPrecondition, Unsupported
 from apparate.node.configure import Configurator, in_phase
+from apparate.node.containerd_config import ConfigPlanner
 from apparate.node.preflight import Finding, Level
 from apparate.node.program import Program
 from apparate.node.restore import Restorer
@@ -145,3 +147,27 @@ def test_node_without_a_sandbox_image_is_tried_without_a_pod(machine: Machine) -
     report = machine.configure("debian")
     assert any("without a pod" in step for step in report.steps)
     assert machine.daemon.on("k8s.io", "apparate").active == {}
+
+
+def test_node_whose_containerd_is_gone_is_restored_by_force(machine: Machine) -> None:
+    machine.configure("debian")
+    gone = machine.switch("debian")
+    gone.tools = dataclasses.replace(gone.tools, program=Program(Path("/nonexistent/containerd")))
+    gone.planner = ConfigPlanner(gone.tools.program, gone.settings)
+    with pytest.raises(Unsupported, match="give --force"):
+        Restorer(gone).restore(check=False, default_only=False, force=False)
+    Restorer(gone).restore(check=False, default_only=False, force=True)
+    assert machine.config.read_bytes() == machine.original
+    assert not (machine.base / "state").exists()
+
+
+def test_default_that_has_come_back_is_not_given_back_twice(machine: Machine) -> None:
+    machine.configure("debian")
+    restorer = Restorer(machine.switch("debian"))
+    assert restorer.restore(check=False, default_only=True, force=False).changed
+    assert restorer.restore(check=True, default_only=True, force=False) == Report(changed=False)
+    restarts = machine.restarts
+    assert not restorer.restore(check=False, default_only=True, force=False).changed
+    assert machine.restarts == restarts
+    assert machine.restore("debian").changed
+    assert machine.config.read_bytes() == machine.original

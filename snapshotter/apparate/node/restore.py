@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from apparate.containerd.client import K8S, Containerd, container_name, each_container
-from apparate.errors import ApparateError, FailedPrecondition, Unavailable
+from apparate.errors import ApparateError, FailedPrecondition, Unavailable, Unsupported
 from apparate.node import files, toml_edit
 from apparate.node.configure import in_phase
 from apparate.node.containerd_config import FileChange
@@ -25,7 +25,7 @@ RESTORED = "node is as it was"
 IMAGE_REMOVED = "image removed, it has no layers outside the snapshotter"
 SETTING_LEFT = "setting was changed by somebody else and stays"
 
-COLLECT_S: Final = 120.0
+COLLECT_S: Final = 60.0
 """Until containerd has removed the snapshots of released images: its collector waits for other work."""
 NAMES_SHOWN: Final = 5
 
@@ -64,29 +64,35 @@ class Restorer:
         if state is None:
             return Report(changed=False)
         given = self._store.give_back(state)
-        diff = diff_of({given.path: given.now}, {given.path: given.body})
+        aim = _leaving(state, given) if default_only else given.body
+        diff = diff_of({given.path: given.now}, {given.path: aim})
         if force:
             return self._force(given, diff, check=check)
         if state.phase is Phase.CHANGING:
             if not check:
                 self._switch.repair(state)
             return Report(changed=True, diff=diff, steps=("take back the unfinished change of a run that was killed",))
-        self._switch.planner.effective({**self._switch.on_disk(), given.path: given.body})
+        self._require_acceptable(given)
         if not default_only:
             self._refuse_containers(state)
-        steps = [f"give new pods back to {state.former}", "restart containerd"]
+        returning = state.phase is not Phase.LEAVING
+        steps = [f"give new pods back to {state.former}", "restart containerd"] if returning else []
         if not default_only:
             steps += [f"release the images under {NAME}", f"give back {given.path}", "restart containerd"]
-        if check:
-            return Report(changed=not (default_only and state.phase is Phase.LEAVING), diff=diff, steps=tuple(steps))
-        if state.phase is not Phase.LEAVING:
+        if not check and returning:
             state = self._return_default(state, given)
-        if default_only:
-            return Report(changed=True, diff=diff, steps=tuple(steps))
-        self._refuse_containers(state)
-        steps += self._release(state.former)
-        self._leave(given)
-        return Report(changed=True, diff=diff, steps=tuple(steps))
+        if not check and not default_only:
+            self._refuse_containers(state)
+            steps += self._release(state.former)
+            self._leave(given)
+        return Report(changed=bool(steps), diff=diff, steps=tuple(steps))
+
+    def _require_acceptable(self, given: GivenBack) -> None:
+        """Raise unless containerd would start with the file as it is given back."""
+        try:
+            self._switch.planner.effective({**self._switch.on_disk(), given.path: given.body})
+        except Unsupported as error:
+            raise Unsupported(f"{error}; give --force to restore without asking containerd") from error
 
     def _refuse_containers(self, state: State) -> None:
         with self._switch.connect() as (daemon, _):
@@ -107,11 +113,8 @@ class Restorer:
 
     def _return_default(self, state: State, given: GivenBack) -> State:
         """Have containerd start new pods on the former default, with our plugin still loaded."""
-        text = toml_edit.decode(given.body or b"", str(given.path))
-        kept = [(edit.path, edit.value) for edit in state.edits if edit.path[0] in {"proxy_plugins", "version"}]
-        after, _ = toml_edit.apply(text, kept, str(given.path))
         # All edits stay on record: a run that is killed now leaves the file with all of them, or with those that are kept.
-        change = FileChange(given.path, given.body, after.encode(), state.edits)
+        change = FileChange(given.path, given.body, _leaving(state, given), state.edits)
         begun = in_phase(State.of(change, state.former, state.apparate_version), Phase.RETURNING)
         self._store.begin(change, begun)
         try:
@@ -155,6 +158,13 @@ class Restorer:
             _log.info(RESTORED, path=str(given.path))
             self._switch.tools.restarter.restart()
         return Report(changed=True, diff=diff, steps=steps)
+
+
+def _leaving(state: State, given: GivenBack) -> bytes:
+    """Return the file with nothing of ours but the plugin itself."""
+    kept = [(edit.path, edit.value) for edit in state.edits if edit.path[0] in {"proxy_plugins", "version"}]
+    text, _ = toml_edit.apply(toml_edit.decode(given.body or b"", str(given.path)), kept, str(given.path))
+    return text.encode()
 
 
 def _require_empty(daemon: Containerd) -> None:
