@@ -1,4 +1,4 @@
-"""A configured node whose containerd or whose apparate changes version: the programs are real, the daemon is a fake."""
+"""States of a configured node: containerd, apparate or the file change; the programs are real, the daemon is a fake."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from apparate.node.program import Program
 from apparate.node.restore import Restorer
 from apparate.node.settings import NodeSettings
 from apparate.node.state import Phase, StateStore
+from apparate.node.status import Sources, gather
 from apparate.node.switch import Report, Switch, Tools
 
 CORPUS = Path(__file__).parents[1] / "corpus/containerd"
@@ -171,3 +172,43 @@ def test_default_that_has_come_back_is_not_given_back_twice(machine: Machine) ->
     assert machine.restarts == restarts
     assert machine.restore("debian").changed
     assert machine.config.read_bytes() == machine.original
+
+
+def _configured(machine: Machine) -> str:
+    sources = Sources("1.0.0", lambda: "lazy", lambda: "erofs-file", list, machine.base / "loader.sock")
+    return gather(machine.switch("debian"), sources).configured
+
+
+def test_status_names_every_state_of_the_configuration(machine: Machine) -> None:
+    assert _configured(machine) == "no"
+    machine.configure("debian")
+    assert _configured(machine) == "yes"
+    ours = machine.config.read_bytes()
+    machine.config.write_bytes(ours.replace(b'snapshotter = "apparate"', b'snapshotter = "native"'))
+    assert _configured(machine) == "overridden"
+    machine.config.write_bytes(ours)
+    store = StateStore(machine.base / "state")
+    noted = store.load()
+    assert noted is not None
+    store.save(in_phase(noted, Phase.CHANGING))
+    assert _configured(machine) == "unfinished"
+    store.save(noted)
+    Restorer(machine.switch("debian")).restore(check=False, default_only=True, force=False)
+    assert _configured(machine) == "leaving"
+    machine.restore("debian")
+    machine.config.write_bytes(ours)
+    assert _configured(machine) == "elsewhere"
+
+
+def test_status_of_a_broken_node_says_what_is_unknown(machine: Machine) -> None:
+    machine.config.write_text("[plugins\n")
+
+    def broken() -> str:
+        raise FailedPrecondition("no loop device")
+
+    sources = Sources("1.0.0", lambda: "lazy", broken, list, machine.base / "s.sock")
+    status = gather(machine.switch("debian"), sources)
+    assert (status.containerd.program, status.containerd.running) == ("1.6.20", "unknown")
+    assert "refuses" in status.containerd.error
+    assert status.driver == "unknown: no loop device"
+    assert (status.standing, status.loader_serves) == (None, True)
