@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from apparate.errors import ApparateError, IntegrityError, Unavailable
@@ -21,6 +22,7 @@ from apparate.telemetry import metrics
 
 if TYPE_CHECKING:
     from apparate.format.index import LayerIndex
+    from apparate.layer.hands import Hands
     from apparate.layer.pace import Pace
     from apparate.layer.source import BlobSource, Body
     from apparate.layer.store import LayerStore
@@ -48,10 +50,12 @@ class Fetcher:
         source: BlobSource,
         pace: Pace,
         announcer: Announcer,
+        hands: Hands,
         timeout_s: float,
         blob_size: int = 0,
     ) -> None:
-        """*timeout_s* bounds one request, so that a connection that hangs is replaced long before a reader gives up.
+        """*hands* finish requests for readers who have what they waited for; *timeout_s* bounds one request, so that a
+        connection that hangs is replaced long before a reader gives up.
 
         *blob_size* is what a registry has said of the blob's length, 0 if none has.
         """
@@ -60,6 +64,7 @@ class Fetcher:
         self._store = store
         self._source = source
         self._announcer = announcer
+        self._hands = hands
         self._timeout_s = timeout_s
         self._size = BlobSize(index, blob_size)
         self.flights = FlightTable(index, store)
@@ -73,7 +78,8 @@ class Fetcher:
     def obtain(self, members: Sequence[int], deadline: Deadline) -> dict[int, bytes]:
         """Return when each of *members* is stored, or among the inflated contents that are returned.
 
-        What is missing is fetched in this thread, what another thread is fetching is waited for.
+        What is missing is fetched, what another thread is fetching is waited for. A request that goes on past what is
+        wanted is finished by another thread.
 
         Raises:
             ApparateError: one of them could not be had this time. Others may have been stored.
@@ -81,13 +87,25 @@ class Fetcher:
         held: dict[int, bytes] = {}
         while True:
             wanted = [member for member in members if member not in held]
-            batch, joined = self.flights.claim_or_join(wanted, self.pace.gap_bytes(), self.pace.window_bytes())
+            window = self.pace.window_bytes(guess=not self._index.prefetch)
+            batch, joined = self.flights.claim_or_join(wanted, self.pace.gap_bytes(), window)
             if batch:
-                held.update(self.fetch(batch, Priority.FOREGROUND, deadline))
+                held.update(self._fetch_wanted(batch, wanted, deadline))
             elif joined:
                 held.update(_join(joined, deadline))
             else:
                 return held
+
+    def _fetch_wanted(self, batch: Batch, wanted: Sequence[int], deadline: Deadline) -> dict[int, bytes]:
+        """Fetch a claimed batch; return as soon as those *wanted* have landed, if a thread is free to go on."""
+        awaited = {member: batch[member] for member in wanted if member in batch}
+        if next(reversed(batch)) in awaited or not self._hands.lend(lambda: self._fetch_alone(batch, deadline)):
+            return self.fetch(batch, Priority.FOREGROUND, deadline)
+        return _join(awaited, deadline)
+
+    def _fetch_alone(self, batch: Batch, deadline: Deadline) -> None:
+        with suppress(ApparateError):  # who waits for a flight is told by the flight
+            self.fetch(batch, Priority.FOREGROUND, deadline)
 
     def fetch(self, batch: Batch, priority: Priority, deadline: Deadline) -> dict[int, bytes]:
         """Fetch members that were claimed, consecutive ones; return what arrived, inflated.

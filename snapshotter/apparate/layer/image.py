@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from apparate.format.index import LayerIndex
     from apparate.layer.crew import Crew
+    from apparate.layer.hands import Hands
     from apparate.layer.model import LayerId
     from apparate.layer.pace import Pace
     from apparate.layer.settings import LayerSettings
@@ -52,6 +53,7 @@ class Surroundings:
     listener: LayerListener
     crew: Crew
     background_crew: Crew
+    hands: Hands
     wake: Callable[[], None]
     """Something is to be synced; does not block."""
     hurry: Callable[[], None]
@@ -94,7 +96,10 @@ class LayerImage:
         self.store = store
         # What belongs to the image does not keep it: a removed layer's mapping goes when the last user lets go of the image.
         itself = weakref.ref(self)
-        self.fetcher = Fetcher(index, store, source, pace, _Announcer(itself), settings.attempt_timeout_s, blob_size)
+        announcer = _Announcer(itself)
+        self.fetcher = Fetcher(
+            index, store, source, pace, announcer, around.hands, settings.attempt_timeout_s, blob_size
+        )
         first_block = index.metadata_size // BLOCK_BYTES
         self.profile = Profile(first_block, index.image_size // BLOCK_BYTES - first_block, settings.profile_entries)
         self.hot = bytearray(index.member_count)

@@ -18,6 +18,7 @@ from apparate.layer.catalogue import Catalogue
 from apparate.layer.crew import Crew
 from apparate.layer.disk import Disk, OsDisk
 from apparate.layer.eviction import Eviction
+from apparate.layer.hands import Hands
 from apparate.layer.image import LayerImage, Surroundings
 from apparate.layer.model import (
     LayerId,
@@ -87,6 +88,7 @@ class LayerManager:
             listener or NoListener(),
             Crew("layer-prefetch", settings.prefetch_connections),
             Crew("layer-background", settings.background_connections),
+            Hands("layer-read", settings.read_connections),
             self._wake,
             self._hurry,
         )
@@ -136,6 +138,7 @@ class LayerManager:
         self._around.closing.set()
         self._around.crew.close()
         self._around.background_crew.close()
+        self._around.hands.close()
         self._upkeep.stop()
         for image in self.images():
             self._drop(image.digest)

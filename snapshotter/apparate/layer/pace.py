@@ -22,7 +22,7 @@ _LATENCIES: Final = 64
 _SPAN_S: Final = 0.2
 """Bytes are counted over spans of this length. A single body tells nothing: most of it may have lain in socket buffers."""
 _SPANS: Final = 150
-BATCH_BYTES_MIN: Final = 128 * 1024
+BATCH_BYTES_MIN: Final = 256 * 1024
 """No batch is planned smaller: the request itself would cost more than the wait that it saves."""
 
 
@@ -69,9 +69,13 @@ class Pace:
         """Return how much one of *threads* asks for at once, so that a reader who comes between waits about *span_s*."""
         return min(max(int(self.rate * span_s / threads), BATCH_BYTES_MIN), most_bytes)
 
-    def window_bytes(self) -> int:
-        """Return up to how many bytes of the blob a read's request is extended to."""
-        return min(self.worth_bytes, self._settings.fetch_window_bytes)
+    def window_bytes(self, *, guess: bool) -> int:
+        """Return up to how many bytes of the blob a read's request is extended to.
+
+        With *guess* nothing better is known of what will be wanted next than that it is near.
+        """
+        least = self._settings.fetch_window_min_bytes if guess else 0
+        return min(max(self.worth_bytes, least), self._settings.fetch_window_bytes)
 
     def gap_bytes(self, threads: int = 1) -> int:
         """Return how large a gap between two wanted parts is fetched along when *threads* share the line."""

@@ -30,17 +30,21 @@ class LayerSettings:
 
     fetch_window_bytes: int = 512 * KIB
     """Upper limit of what one request of a read asks for beyond the missing members, of the compressed blob."""
+    fetch_window_min_bytes: int = 128 * KIB
+    """Lower limit of the same, however fast the registry answers; layers with a profile are not guessed at so far."""
     fetch_gap_bytes: int = 256 * KIB
     """Upper limit of the gap between two wanted members that is fetched along, rather than making two requests."""
-    fetch_gap_min_bytes: int = 8 * KIB
-    """Lower limit of window and gap, however fast the registry answers."""
+    fetch_gap_min_bytes: int = 16 * KIB
+    """Lower limit of the gap, however fast the registry answers."""
 
     prefetch: bool = True
     """Load what the image's recorded profile or landmark names as soon as a layer is mounted."""
     prefetch_round_bytes: int = 8 * MIB
     """Prefetch keeps the recorded order between rounds of this many bytes, blob order within one."""
-    prefetch_connections: int = 6
+    prefetch_connections: int = 4
     """Threads, and so requests in flight, of prefetch for all layers together."""
+    read_connections: int = 8
+    """Threads that finish requests whose readers have got what they waited for, for all layers together."""
     background_connections: int = 2
     """Threads of background completion for all layers together."""
     background_after_s: float = 60.0
@@ -75,11 +79,13 @@ class LayerSettings:
             "fetch_gap_min_bytes",
             "prefetch_round_bytes",
         )
-        for name in (*positive, "prefetch_connections", "background_connections", "sync_interval_s", "open_layers"):
+        threads = ("read_connections", "prefetch_connections", "background_connections")
+        for name in (*positive, *threads, "sync_interval_s", "open_layers"):
             if getattr(self, name) <= 0:
                 raise InvalidArgument(f"layers.{name} must be greater than 0, not {getattr(self, name)}")
         for name in (
             "fetch_window_bytes",
+            "fetch_window_min_bytes",
             "fetch_gap_bytes",
             "background_after_s",
             "disk_budget_bytes",

@@ -28,7 +28,7 @@ def registry() -> FakeRegistry:
 def settings(tmp_path: Path) -> LayerSettings:
     return LayerSettings(
         root=tmp_path / "root", read_deadline_s=10.0, resolve_deadline_s=5.0, attempt_timeout_s=5.0, disk_reserve_bytes=0,
-        background_after_s=0.0, fetch_gap_min_bytes=1,
+        background_after_s=0.0, fetch_gap_min_bytes=1, fetch_window_min_bytes=0,
     )  # fmt: skip
 
 

@@ -328,13 +328,14 @@ def test_window_and_gap_follow_latency_and_rate() -> None:
             pace.received(int(rate / 100))
             now[0] += 0.01
 
-    assert pace.window_bytes() == settings.fetch_gap_min_bytes
+    assert pace.window_bytes(guess=False) == settings.fetch_gap_min_bytes
+    assert pace.window_bytes(guess=True) == settings.fetch_window_min_bytes
     pace.answered(0.020)
     receive(12.5e6)
-    assert pace.window_bytes() == pytest.approx(0.5 * 0.020 * 12.5e6, rel=0.1)
-    assert pace.gap_bytes(4) == pytest.approx(pace.window_bytes() / 4, rel=0.01)
+    assert pace.window_bytes(guess=False) == pytest.approx(0.5 * 0.020 * 12.5e6, rel=0.1)
+    assert pace.gap_bytes(4) == pytest.approx(pace.window_bytes(guess=False) / 4, rel=0.01)
     receive(125e6)
-    assert pace.window_bytes() == settings.fetch_window_bytes
+    assert pace.window_bytes(guess=False) == settings.fetch_window_bytes
     assert pace.gap_bytes() == settings.fetch_gap_bytes
     pace.answered(0.00001)
     assert pace.gap_bytes() == settings.fetch_gap_min_bytes
@@ -347,4 +348,4 @@ def test_a_body_that_came_at_once_does_not_look_like_a_fast_line() -> None:
         pace.answered(0.020)
         pace.received(60_000)
         now[0] += 0.025
-    assert pace.window_bytes() <= 0.5 * 0.020 * 60_000 * 9 / 0.2
+    assert pace.window_bytes(guess=False) <= 0.5 * 0.020 * 60_000 * 9 / 0.2

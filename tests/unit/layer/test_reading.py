@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import pytest
 from tests.support.layers import FakeBody, FakeRegistry, Refused
@@ -146,6 +147,52 @@ def test_a_member_that_is_here_is_not_fetched_as_a_gap(
     image.fetcher.obtain([0, 2], Deadline.after(10))
     assert len(registry.requests) == 3
     assert registry.fetched_twice() == 0
+
+
+@dataclass
+class SlowEnd(FakeBody):
+    """Gives the first *count* bytes at once, the rest when `go` is set."""
+
+    count: int = 0
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.data[: self.count]
+        assert self.go.wait(10)
+        yield self.data[self.count :]
+
+
+def test_a_reader_does_not_wait_for_what_is_fetched_along(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
+) -> None:
+    manager = open_manager(replaced(settings, fetch_window_min_bytes=4 * MEMBER))
+    image = resolve(manager, registry, sample_layer())
+    address, first = address_of(image, b"a-large"), image.index.member(0)
+    answers: list[SlowEnd] = []
+
+    def slow(offset: int, _length: int, right: bytes) -> FakeBody:
+        answers.append(SlowEnd(right, offset, None, count=first.length))
+        return answers[-1]
+
+    registry.fault = slow
+    image.read(address, 1024)
+    assert image.read_cached(address + MEMBER, 1024) is None
+    registry.fault = None
+    answers[0].go.set()
+    assert image.read(address, 3 * MEMBER)
+    assert len(registry.requests) == 1
+
+
+def test_a_reader_alone_finishes_his_request_himself(
+    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
+) -> None:
+    """Nobody is free to finish it: what was fetched along is here when the read returns."""
+    manager = open_manager(replaced(settings, fetch_window_min_bytes=4 * MEMBER))
+    manager._around.hands.close()
+    image = resolve(manager, registry, sample_layer())
+    address = address_of(image, b"a-large")
+    image.read(address, 1024)
+    assert image.read_cached(address + 2 * MEMBER, 1024) is not None
 
 
 @pytest.mark.parametrize("spoil", ["flip", "truncate", "elsewhere", "longer", "html"])
