@@ -138,7 +138,8 @@ def remove_abandoned() -> None:
 
 
 def _run(name: str, work: Path, env: Mapping[str, str], *, keep: bool) -> Outcome:
-    log = Path(os.environ.get("NODE_LOGS", str(work))) / f"{name}.log"
+    log = Path(os.environ.get("NODE_LOGS", str(ROOT / "build" / "nodes"))) / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     folder = work / "molecule" / name
     folder.mkdir(parents=True)
     started = time.monotonic()
