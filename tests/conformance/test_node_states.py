@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from tests.support.containerd import release
 from tests.support.fake_containerd import FakeContainerd, FakeCri
 
 from apparate.containerd.client import Containerd, Cri
-from apparate.errors import FailedPrecondition, Unsupported
+from apparate.errors import FailedPrecondition, InvalidArgument, Unavailable, Unsupported
 from apparate.node.configure import Configurator, in_phase
 from apparate.node.containerd_config import ConfigPlanner
 from apparate.node.preflight import Finding, Level
@@ -212,3 +214,27 @@ def test_status_of_a_broken_node_says_what_is_unknown(machine: Machine) -> None:
     assert "refuses" in status.containerd.error
     assert status.driver == "unknown: no loop device"
     assert (status.standing, status.loader_serves) == (None, True)
+
+
+def test_full_disk_stops_before_anything_is_restarted(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Unavailable, match="No space left on device"):
+        machine.configure("debian")
+    monkeypatch.undo()
+    assert machine.config.read_bytes() == machine.original
+    assert machine.restarts == 0
+    assert machine.configure("debian").changed
+
+
+def test_file_that_turns_out_wrong_is_put_back_without_a_restart(machine: Machine) -> None:
+    switch = machine.switch("debian")
+    (machine.base / "conf.d/other.toml").write_text("[broken\n")
+    with pytest.raises(InvalidArgument, match="containerd refuses"):
+        switch.move(
+            machine.config, machine.original.replace(b"conf.d", f"{machine.base}/conf.d".encode()), lambda _: None
+        )
+    assert machine.config.read_bytes() == machine.original
+    assert machine.restarts == 0

@@ -115,7 +115,11 @@ class Switch:
             try:
                 files.replace(path, body)
                 self.planner.in_force()  # containerd has read the real files before anything depends on them
-                _log.info(CONFIG_WRITTEN, path=str(path))
+            except BaseException:
+                put_back()
+                raise
+            _log.info(CONFIG_WRITTEN, path=str(path))
+            try:
                 deadline = time.monotonic() + HEALTH_S
                 self.restart(deadline)
                 proof(deadline)
