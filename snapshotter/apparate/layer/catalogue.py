@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -83,6 +83,7 @@ class Catalogue:
             Unavailable: it cannot be opened.
         """
         self._lock = threading.Lock()
+        self._references: dict[Digest, tuple[str, ...]] = {}  # changed under the lock, read without
         self._ballast = path.with_name("ballast")
         try:
             self._boot = _BOOT_ID.read_text().strip()
@@ -135,9 +136,14 @@ class Catalogue:
         if self._rows("SELECT 1 FROM pins WHERE boot != ? LIMIT 1", self._boot):
             self._write(lambda db: db.execute("DELETE FROM pins WHERE boot != ?", (self._boot,)))
 
-    def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Return what *work* returns, done as one transaction; twice if the disk was full and there was ballast."""
+    def _write(self, work: Callable[[sqlite3.Connection], _T], referring: Digest | None = None) -> _T:
+        """Return what *work* returns, done as one transaction; twice if the disk was full and there was ballast.
+
+        *referring* is the layer whose references change.
+        """
         with self._lock:
+            if referring is not None:
+                self._references.pop(referring, None)
             try:
                 return self._transaction(work)
             except sqlite3.OperationalError as error:
@@ -163,10 +169,13 @@ class Catalogue:
 
     def _rows(self, query: str, *values: str | int) -> list[tuple[object, ...]]:
         with self._lock:
-            try:
-                return self._db.execute(query, values).fetchall()
-            except sqlite3.Error as error:
-                raise Unavailable(f"catalogue of layers cannot be read: {error}") from error
+            return self._read(query, *values)
+
+    def _read(self, query: str, *values: str | int) -> list[tuple[object, ...]]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise Unavailable(f"catalogue of layers cannot be read: {error}") from error
 
     # --- layers ---
 
@@ -185,7 +194,7 @@ class Catalogue:
             )
             _refer(db, digest, reference)
 
-        self._write(work)
+        self._write(work, digest)
         info = self.get(digest)
         assert info is not None
         return info
@@ -208,7 +217,7 @@ class Catalogue:
                 [(number, *reference) for reference in references],
             )
 
-        self._write(work)
+        self._write(work, digest)
 
     def promise(self, digest: Digest) -> str:
         """Return what the index of a known layer was verified against; "" if it is not known."""
@@ -219,15 +228,21 @@ class Catalogue:
         """Note that a layer can also be fetched by *reference*, from now on the first to be tried; success if it is not known."""
         if self.references(digest)[:1] == [reference]:
             return
-        self._write(lambda db: _refer(db, digest, reference))
+        self._write(lambda db: _refer(db, digest, reference), digest)
 
     def references(self, digest: Digest) -> list[str]:
-        """Return by which references a layer can be fetched, newest first."""
-        rows = self._rows(
-            "SELECT reference FROM layer_references JOIN layers ON layer = id WHERE digest = ? ORDER BY used DESC",
-            str(digest),
-        )
-        return [str(reference) for (reference,) in rows]
+        """Return by which references a layer can be fetched, newest first. Asked for each request, so kept in memory."""
+        known = self._references.get(digest)  # without the lock, which is held while the disk syncs
+        if known is None:
+            with self._lock:
+                known = tuple(self._read_references(digest))
+                if known:
+                    self._references[digest] = known
+        return list(known)
+
+    def _read_references(self, digest: Digest) -> Iterator[str]:
+        query = "SELECT reference FROM layer_references JOIN layers ON layer = id WHERE digest = ? ORDER BY used DESC"
+        return (str(reference) for (reference,) in self._read(query, str(digest)))
 
     def get(self, digest: Digest) -> LayerInfo | None:
         """Return a layer, None if it is not known."""
@@ -265,7 +280,7 @@ class Catalogue:
 
     def remove(self, digest: Digest) -> None:
         """Forget a layer."""
-        self._write(lambda db: db.execute("DELETE FROM layers WHERE digest = ?", (str(digest),)))
+        self._write(lambda db: db.execute("DELETE FROM layers WHERE digest = ?", (str(digest),)), digest)
 
     def set_complete(self, digest: Digest, *, complete: bool) -> None:
         """Note whether every byte of a layer is durable."""
