@@ -153,7 +153,7 @@ class Transport:
         self._proxies = proxies
         self._resolver = Resolver()
         self._lock = threading.Lock()
-        self._managers: OrderedDict[tuple[TlsConfig, str], urllib3.PoolManager] = OrderedDict()
+        self._managers: OrderedDict[tuple[TlsConfig | None, str], urllib3.PoolManager] = OrderedDict()
 
     def send(self, request: Request, route: Route, deadline: Deadline) -> Response:
         """See Sender."""
@@ -162,7 +162,9 @@ class Transport:
         if connect_s <= 0:
             raise Unavailable(f"{request.method} {redact_url(request.url)}: the deadline passed")
         proxy = route.proxy if route.proxy is not None else self._proxies.proxy_for(request.url)
-        manager = self._manager(route.tls, proxy or "")
+        # Loading the system's authorities takes 20 ms and a megabyte, so only who speaks TLS does it.
+        tls = route.tls if urlsplit(request.url).scheme == "https" or urlsplit(proxy or "").scheme == "https" else None
+        manager = self._manager(tls, proxy or "")
         limits = Limits(deadline, connect_s, settings.idle_timeout_s, settings.slow_bytes_per_s, self._resolver)
         try:
             with applied(limits):
@@ -190,7 +192,7 @@ class Transport:
         for manager in managers:
             _close_idle(manager)
 
-    def _manager(self, tls: TlsConfig, proxy: str) -> urllib3.PoolManager:
+    def _manager(self, tls: TlsConfig | None, proxy: str) -> urllib3.PoolManager:
         with self._lock:
             manager = self._managers.get((tls, proxy))
             if manager is not None:
@@ -204,9 +206,9 @@ class Transport:
             _close_idle(oldest)
         return manager
 
-    def _make_manager(self, tls: TlsConfig, proxy: str) -> urllib3.PoolManager:
-        context = context_for(tls)
-        size, checked = self._settings.connections_per_host, not tls.skip_verify
+    def _make_manager(self, tls: TlsConfig | None, proxy: str) -> urllib3.PoolManager:
+        context = None if tls is None else context_for(tls)
+        size, checked = self._settings.connections_per_host, tls is None or not tls.skip_verify
         manager: urllib3.PoolManager
         if proxy:
             parts = urlsplit(proxy)
