@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 ROOT_GROUPS := tests/conformance tests/integration
 export PYTHONPATH := $(CURDIR)/snapshotter:$(CURDIR)
 
-.PHONY: help setup apt peers matrix-peers check lint types imports unit test test-matrix test-nodes test-cluster test-all demo bench package package-lock stubs clean
+.PHONY: help setup apt peers matrix-peers check lint lint-roles types imports unit test test-matrix test-nodes test-cluster test-all demo bench package package-lock stubs clean
 
 help: ## Say what there is.
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -69,8 +69,12 @@ test: setup peers ## What needs no node containers and no cluster.
 test-matrix: setup matrix-peers ## Other containerds, foreign tools, long kills, fuzzing, memory: at most 25 minutes.
 	@MATRIX=1 $(BIN)/python -m tests.support.groups $(ROOT_GROUPS) tests/matrix
 
+lint-roles: setup ## Lint of roles and playbooks: half a minute.
+	@PATH="$$($(BIN)/python -m tests.support.nodes tools):$$PATH"; export PATH; \
+	yamllint -s roles playbooks inventory tests/molecule && ansible-lint -q --offline --profile production roles playbooks
+
 # SCENARIOS="debian running" runs only these; KEEP=1 leaves the nodes for a look inside. The second package is what is upgraded to.
-test-nodes: setup package ## Roles on podman nodes with systemd: 25 minutes, 6 more the first time.
+test-nodes: setup package lint-roles ## Roles on podman nodes with systemd: 25 minutes, 6 more the first time.
 	@$(MAKE) -s package VERSION=1000.0.0 OUT=build/next
 	@NODE_PACKAGES=$(CURDIR)/dist NODE_PACKAGES_NEXT=$(CURDIR)/build/next \
 	    $(BIN)/python -m tests.support.nodes test $(SCENARIOS) $(if $(KEEP),--keep)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support.nodes import proofs
 from tests.support.nodes.images import KINDS, image
 from tests.support.nodes.repositories import repositories
-from tests.support.nodes.scenarios import SCENARIOS, run_scenarios
+from tests.support.nodes.scenarios import SCENARIOS, run_scenarios, tools
 
 
 def main() -> int:
@@ -18,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.support.nodes")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="images of nodes and package repositories")
+    commands.add_parser("tools", help="the folder with ansible, its lint and molecule, installed if need be")
     test = commands.add_parser("test", help="molecule scenarios, side by side")
     test.add_argument("scenarios", nargs="*", choices=[*SCENARIOS, []])
     test.add_argument("--keep", action="store_true", help="leave the nodes for a look inside")
@@ -27,6 +28,9 @@ def main() -> int:
     given = parser.parse_args()
     if given.command == "build":
         print(repositories(), *(image(kind) for kind in KINDS), sep="\n")
+        return 0
+    if given.command == "tools":
+        print(tools())
         return 0
     if given.command == "test":
         return run_scenarios(given.scenarios or list(SCENARIOS), keep=given.keep)
