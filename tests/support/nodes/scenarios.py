@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.nodes.fixtures import write_fixtures
-from tests.support.nodes.images import KINDS, image
+from tests.support.nodes.images import KINDS, image, lock
 from tests.support.nodes.repositories import repositories
 from tests.support.peers import cache_root
 from tests.support.processes import run
@@ -65,20 +65,25 @@ def run_scenarios(names: Sequence[str], *, keep: bool = False) -> int:
 
 
 def tools() -> Path:
-    """The folder with molecule and ansible: an environment of its own, installed once per lock file."""
-    key = hashlib.sha256((ROOT / "uv.lock").read_bytes() + sys.version.encode()).hexdigest()[:16]
+    """The folder with molecule and ansible: an environment of its own, installed once for each set of versions."""
+    uv = Path(sys.executable).parent / "uv"
+    locked = run([uv, "export", "--quiet", "--frozen", "--no-header", "--only-group", "nodes"], cwd=ROOT)
+    key = hashlib.sha256(f"{locked}\n{sys.version}".encode()).hexdigest()[:16]
     target = cache_root() / "nodes" / f"tools-{key}"
-    if not (target / "complete").exists():
-        env = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(target)}
-        command: list[str | Path] = [
-            Path(sys.executable).parent / "uv",
-            "sync",
-            "-q",
-            "--frozen",
-            "--no-install-project",
-        ]
-        run([*command, "--only-group", "nodes", "--python", sys.executable], cwd=ROOT, env=env)
-        (target / "complete").touch()
+    with lock("tools"):
+        if not (target / "complete").exists():
+            env = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(target)}
+            options = [
+                "--quiet",
+                "--frozen",
+                "--no-install-project",
+                "--only-group",
+                "nodes",
+                "--python",
+                sys.executable,
+            ]
+            run([uv, "sync", *options], cwd=ROOT, env=env)
+            (target / "complete").touch()
     return target / "bin"
 
 
