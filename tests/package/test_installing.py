@@ -171,7 +171,7 @@ def test_dpkg_installs_and_removes_without_a_trace(debian: Host, packages: Path)
     assert secret.parent.stat().st_mode & 0o777 == 0o700
 
     debian.run("/usr/bin/dpkg", "-i", "/tmp/apparate.deb", env=_ROOT_PATH)  # over itself
-    debian.run("/usr/bin/dpkg", "--purge", "apparate", env=_ROOT_PATH)
+    debian.run("/usr/bin/dpkg", "--purge", "apparate", env=_ROOT_PATH, alone=True)
     assert _listing(debian.root) == before
 
 

@@ -103,16 +103,31 @@ class Host:
     root: Path
     version: str
 
-    def command(self, *words: str | Path) -> list[str]:
-        """Return the command line that executes *words* inside; the process that runs it becomes theirs."""
+    def command(self, *words: str | Path, alone: bool = False) -> list[str]:
+        """Return the command line that executes *words* inside; the process that runs it becomes theirs.
+
+        With *alone* they see no process but their own, and become a child.
+        """
         mounts = f"mount -t proc proc {self.root}/proc && mount -t sysfs sys {self.root}/sys && mount --bind /dev {self.root}/dev"
         inner = f'{mounts} && exec chroot {self.root} "$@"'
-        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", inner, "sh", *map(str, words)]
+        namespaces = ["--pid", "--fork", "--kill-child"] if alone else []
+        return [
+            "unshare",
+            *namespaces,
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            inner,
+            "sh",
+            *map(str, words),
+        ]
 
-    def run(self, *words: str | Path, env: Mapping[str, str] | None = None) -> str:
-        """Execute *words* inside to their end, with nothing but *env*, and return what they print."""
+    def run(self, *words: str | Path, env: Mapping[str, str] | None = None, alone: bool = False) -> str:
+        """Execute *words* inside to their end, with nothing but *env*, and return what they print; *alone* as in `command`."""
         done = subprocess.run(
-            self.command(*words),
+            self.command(*words, alone=alone),
             env={"PATH": os.environ["PATH"], **(env or {})},
             capture_output=True,
             text=True,

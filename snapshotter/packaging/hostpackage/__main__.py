@@ -30,7 +30,7 @@ _BUILT_FROM: Final = (
     "pyproject.toml",
     "LICENSE",
 )
-_PROGRAMS: Final = ("gcc", "strip", "patchelf", "dpkg-deb", "rpmbuild")
+_PROGRAMS: Final = ("gcc", "strip", "patchelf", "rpmbuild")
 _PACKERS: Final = 2
 _KEPT_MAX: Final = 4
 """Finished builds in the cache; the oldest go."""

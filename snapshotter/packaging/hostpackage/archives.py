@@ -27,9 +27,11 @@ def write_tar_zst(tree: Path, version: str, epoch: int, out: Path) -> Path:
 
 
 @contextmanager
-def tar_writer(file: IO[bytes] | zstandard.ZstdCompressionWriter) -> Iterator[tarfile.TarFile]:
-    """Write a tar archive to *file*, which cannot seek."""
-    with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+def tar_writer(
+    file: IO[bytes] | zstandard.ZstdCompressionWriter, form: int = tarfile.PAX_FORMAT
+) -> Iterator[tarfile.TarFile]:
+    """Write a tar archive to *file*, which need not seek."""
+    with tarfile.open(fileobj=file, mode="w|", format=form) as tar:
         yield tar
 
 

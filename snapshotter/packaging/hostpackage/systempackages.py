@@ -1,4 +1,4 @@
-"""The deb and the rpm, made by the tools of Debian and of RPM themselves.
+"""The deb, which is three members in an ar archive, and the rpm, made by rpmbuild.
 
 Not by a packer for both: nfpm names the files of an rpm from the root on, so that whoever unpacks one with cpio, as rpmlint does,
 overwrites the running system.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
+import lzma
 import shutil
 import string
+import tarfile
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Final
 
+from hostpackage.archives import add_entry, tar_writer
 from hostpackage.failure import run
 from hostpackage.inputs import PACKAGING
 from hostpackage.tree import set_times
@@ -24,8 +28,10 @@ RELEASE: Final = "1"
 DEB_UNITS: Final = "lib/systemd/system"
 RPM_UNITS: Final = "usr/lib/systemd/system"
 _CONFIG: Final = "etc/apparate/config.toml"
-_XZ_LEVEL: Final = "1"
-"""What rpm reads from 4.11 on (CentOS 7), and every dpkg."""
+_XZ_LEVEL: Final = 1
+"""What rpm reads from 4.11 on (CentOS 7), and every dpkg; higher levels take minutes for a tenth less."""
+_AR_MAGIC: Final = b"!<arch>\n"
+_DEB_SCRIPTS: Final = {"preinst": "preinstall", "postinst": "postinstall", "prerm": "preremove", "postrm": "postremove"}
 
 
 def write_deb(tree: Path, version: str, epoch: int, scratch: Path, out: Path) -> Path:
@@ -41,17 +47,37 @@ def write_deb(tree: Path, version: str, epoch: int, scratch: Path, out: Path) ->
     overrides = root / "usr/share/lintian/overrides/apparate"
     overrides.parent.mkdir(parents=True)
     shutil.copy(PACKAGING / "files" / "lintian-overrides", overrides)
-    _write_control(root, version)
-    set_times(root, epoch)
+    control = scratch / "control"
+    _write_control(root, control, version)
     target = out / f"apparate_{version}_amd64.deb"
-    options = (
-        "--root-owner-group",
-        "-Zxz",
-        f"-z{_XZ_LEVEL}",
-        "--threads-max=1",
-    )  # with more, blocks follow their number
-    run(["dpkg-deb", *options, "--build", str(root), str(target)], env={"SOURCE_DATE_EPOCH": str(epoch)})
+    members = {
+        "debian-binary": b"2.0\n",
+        "control.tar.xz": _packed(control, epoch),
+        "data.tar.xz": _packed(root, epoch, without=root / "opt"),
+    }
+    target.write_bytes(_AR_MAGIC + b"".join(_ar_member(name, content, epoch) for name, content in members.items()))
     return target
+
+
+def _packed(root: Path, epoch: int, without: Path | None = None) -> bytes:
+    """Return everything below *root* as dpkg reads it (deb(5)); long names in GNU's form, for it refuses those of POSIX.
+
+    The entry *without* is left out, what is below it is not: dpkg removes a listed folder that becomes empty.
+    """
+    file = io.BytesIO()
+    with lzma.open(file, "w", preset=_XZ_LEVEL) as compressed, tar_writer(compressed, tarfile.GNU_FORMAT) as tar:
+        add_entry(tar, "./", root, epoch)
+        for path in sorted(root.rglob("*")):
+            if path != without:
+                add_entry(tar, f"./{path.relative_to(root)}", path, epoch)
+    return file.getvalue()
+
+
+# Member of an ar archive (deb(5)), in ASCII, padded with blanks:
+#   16 name   12 time   6 owner   6 group   8 mode, octal   10 size   2 end; content at an even offset
+def _ar_member(name: str, content: bytes, epoch: int) -> bytes:
+    head = f"{name:<16}{epoch:<12}{0:<6}{0:<6}{'100644':<8}{len(content):<10}`\n".encode()
+    return head + content + b"\n" * (len(content) % 2)
 
 
 def _lay_out(tree: Path, root: Path, units: str) -> None:
@@ -79,18 +105,19 @@ def _lay_out(tree: Path, root: Path, units: str) -> None:
         (root / name).chmod(0o644)
 
 
-def _write_control(root: Path, version: str) -> None:
+def _write_control(root: Path, control: Path, version: str) -> None:
     files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     sums = [f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(root)}\n" for path in files]  # noqa: S324
     kib = sum(path.stat().st_size for path in files) // 1024
-    control = root / "DEBIAN"
-    control.mkdir()
+    control.mkdir(mode=0o755)
     template = string.Template((PACKAGING / "control").read_text())
     values = {"VERSION": f"{version}-{RELEASE}", "MAINTAINER": MAINTAINER, "KIB": kib}
     (control / "control").write_text(template.substitute(values))
     (control / "conffiles").write_text(f"/{_CONFIG}\n")
     (control / "md5sums").write_text("".join(sums))
-    for name, script in (("postinst", "postinstall"), ("prerm", "preremove"), ("postrm", "postremove")):
+    for path in control.iterdir():
+        path.chmod(0o644)
+    for name, script in _DEB_SCRIPTS.items():
         shutil.copyfile(PACKAGING / "scripts" / f"{script}.sh", control / name)
         (control / name).chmod(0o755)
 

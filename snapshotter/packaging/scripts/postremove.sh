@@ -5,7 +5,6 @@ set -e
 case "$1" in
 remove | 0)
     rm -rf /opt/apparate
-    mkdir -p /opt # no package of Debian owns it, so dpkg takes it away with the last one below it
     if [ -d /run/systemd/system ]; then
         systemctl daemon-reload
         systemctl reset-failed apparate-loader.service apparate-snapshotter.service 2>/dev/null || true # they had not failed
