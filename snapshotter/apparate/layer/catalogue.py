@@ -136,6 +136,15 @@ class Catalogue:
         if self._rows("SELECT 1 FROM pins WHERE boot != ? LIMIT 1", self._boot):
             self._write(lambda db: db.execute("DELETE FROM pins WHERE boot != ?", (self._boot,)))
 
+    def _write_for_boot(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """As `_write`, for what the next boot makes void: it survives the death of this process, so nothing is synced."""
+        with self._lock:
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            try:
+                return self._attempted(work)
+            finally:
+                self._db.execute("PRAGMA synchronous = FULL")
+
     def _write(self, work: Callable[[sqlite3.Connection], _T], referring: Digest | None = None) -> _T:
         """Return what *work* returns, done as one transaction; twice if the disk was full and there was ballast.
 
@@ -144,18 +153,21 @@ class Catalogue:
         with self._lock:
             if referring is not None:
                 self._references.pop(referring, None)
-            try:
-                return self._transaction(work)
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & _PRIMARY_CODE != sqlite3.SQLITE_FULL or not self._ballast.exists():
-                    raise Unavailable(f"catalogue of layers cannot be written: {error}") from error
-            except sqlite3.Error as error:
+            return self._attempted(work)
+
+    def _attempted(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        try:
+            return self._transaction(work)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & _PRIMARY_CODE != sqlite3.SQLITE_FULL or not self._ballast.exists():
                 raise Unavailable(f"catalogue of layers cannot be written: {error}") from error
-            self._ballast.unlink()
-            try:
-                return self._transaction(work)
-            except sqlite3.Error as error:
-                raise Unavailable(f"catalogue of layers cannot be written: {error}") from error
+        except sqlite3.Error as error:
+            raise Unavailable(f"catalogue of layers cannot be written: {error}") from error
+        self._ballast.unlink()
+        try:
+            return self._transaction(work)
+        except sqlite3.Error as error:
+            raise Unavailable(f"catalogue of layers cannot be written: {error}") from error
 
     def _transaction(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         self._db.execute("BEGIN IMMEDIATE")
@@ -180,17 +192,28 @@ class Catalogue:
     # --- layers ---
 
     def add(
-        self, digest: Digest, reference: str, image_size: int, blob_size: int, source: IndexSource, promise: str
+        self,
+        digest: Digest,
+        reference: str,
+        image_size: int,
+        blob_size: int,
+        source: IndexSource,
+        promise: str,
+        fetched_bytes: int = 0,
     ) -> LayerInfo:
-        """Make a layer known, or renew what is known of it; its number stays. It counts as incomplete."""
+        """Make a layer known, or renew what is known of it; its number stays. It counts as incomplete.
+
+        *fetched_bytes* were received to learn this; they are added to those of before.
+        """
 
         def work(db: sqlite3.Connection) -> None:
             db.execute(
-                "INSERT INTO layers (digest, image_size, blob_size, index_source, promise, used_wall_s)"
-                " VALUES (?, ?, ?, ?, ?, ?)"
+                "INSERT INTO layers (digest, image_size, blob_size, index_source, promise, fetched_bytes, used_wall_s)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET image_size = excluded.image_size, blob_size = excluded.blob_size,"
-                " index_source = excluded.index_source, promise = excluded.promise, complete = 0, used_wall_s = excluded.used_wall_s",
-                (str(digest), image_size, blob_size, source.value, promise, time.time()),
+                " index_source = excluded.index_source, promise = excluded.promise, complete = 0,"
+                " fetched_bytes = fetched_bytes + excluded.fetched_bytes, used_wall_s = excluded.used_wall_s",
+                (str(digest), image_size, blob_size, source.value, promise, fetched_bytes, time.time()),
             )
             _refer(db, digest, reference)
 
@@ -326,13 +349,13 @@ class Catalogue:
             db.execute(query, (owner, int(direct), self._boot, str(digest)))
             return known is not None
 
-        if not self._write(work):
+        if not self._write_for_boot(work):
             raise NotFound(f"layer {digest} is not known here")
 
     def unpin(self, digest: Digest, owner: str) -> None:
         """Note that *owner* no longer has the layer mounted; if it had not, nothing changes."""
         query = "DELETE FROM pins WHERE owner = ? AND layer = (SELECT id FROM layers WHERE digest = ?)"
-        self._write(lambda db: db.execute(query, (owner, str(digest))))
+        self._write_for_boot(lambda db: db.execute(query, (owner, str(digest))))
 
     def pins(self, digest: Digest) -> tuple[Pin, ...]:
         """Return who has the layer mounted."""

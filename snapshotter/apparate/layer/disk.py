@@ -97,7 +97,10 @@ class OsDisk:
 
     def unlink(self, path: Path) -> None:
         """Remove a file and sync its directory."""
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink()
+        except FileNotFoundError:  # each removal is synced, so there is nothing to sync
+            return
         sync_directory(path.parent)
 
 

@@ -89,9 +89,14 @@ class Resolver:
         except OSError as error:
             raise Unavailable(f"index of layer {request.digest} cannot be stored: {error.strerror}") from error
         info = self._catalogue.add(
-            request.digest, request.reference, index.image_size, obtained.blob_size, obtained.source, obtained.promise
+            request.digest,
+            request.reference,
+            index.image_size,
+            obtained.blob_size,
+            obtained.source,
+            obtained.promise,
+            obtained.fetched_bytes,
         )
-        self._catalogue.note_use([(request.digest, obtained.fetched_bytes, time.time())])
         duration_s = time.monotonic() - begun_s
         metrics.ATTACH_SECONDS.labels(obtained.source.value).observe(duration_s)
         log.info(
