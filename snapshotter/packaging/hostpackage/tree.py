@@ -242,11 +242,14 @@ def _copy_licences(system: Path, packages: Iterable[str], place: Place) -> None:
 
 
 def _compile(place: Place) -> None:
-    """Byte code that is never checked against the sources: their times are all the same, and nobody edits them."""
+    """Byte code that is never checked against the sources: their times are all the same, and nobody edits them.
+
+    -B: the compiler would leave what it imports itself as byte code of the other kind, with the time of the build in it.
+    """
     loader = place.libraries / elf.LOADER
     named_as = ("-s", str(place.root), "-p", place.home)
     options = ("-q", "--invalidation-mode", "unchecked-hash", *named_as)
-    run([str(loader), str(place.python), "-I", "-S", "-m", "compileall", *options, str(place.stdlib)])
+    run([str(loader), str(place.python), "-I", "-S", "-B", "-m", "compileall", *options, str(place.stdlib)])
     below = f"{place.home}/lib/{PYTHON}"
     lines = (below, f"{below}/lib-dynload", f"{below}/site-packages")
     for name in (PYTHON, "python3"):  # an interpreter looks for it beside the name it was called by
