@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 ROOT_GROUPS := tests/conformance tests/integration
 export PYTHONPATH := $(CURDIR)/snapshotter:$(CURDIR)
 
-.PHONY: help setup apt peers matrix-peers check lint lint-roles types imports unit test test-matrix test-nodes test-cluster test-all demo bench package package-lock stubs clean
+.PHONY: help setup apt peers matrix-peers check lint lint-roles types imports unit test test-matrix test-package test-nodes test-cluster test-all demo bench package package-lock stubs clean
 
 help: ## Say what there is.
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -68,6 +68,10 @@ test: setup peers ## What needs no node containers and no cluster.
 # All tests marked `matrix`, those in tests/matrix by themselves.
 test-matrix: setup matrix-peers ## Other containerds, foreign tools, long kills, fuzzing, memory: at most 25 minutes.
 	@MATRIX=1 $(BIN)/python -m tests.support.groups $(ROOT_GROUPS) tests/matrix
+
+# PACKAGES=dist tests what is there already.
+test-package: setup peers $(VENV)/.package ## The host package on foreign hosts, its forms and its installation: 8 minutes.
+	@$(BIN)/python -m tests.support.groups tests/package
 
 lint-roles: setup ## Lint of roles and playbooks: half a minute.
 	@PATH="$$($(BIN)/python -m tests.support.nodes tools):$$PATH"; export PATH; \
