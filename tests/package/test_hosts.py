@@ -13,7 +13,7 @@ from tests.support.distribution import Registry
 from tests.support.host_package import HOSTS, Host, install, mapped_files
 from tests.support.images import build_image, pattern, push
 from tests.support.leftovers import clean_folder
-from tests.support.processes import Process, children_of, wait_until
+from tests.support.processes import Process, children_of, run, wait_until
 from tests.support.services import apparate
 
 from apparate.grpcapi.loader_client import LoaderClient
@@ -104,6 +104,21 @@ def test_the_loader_mounts_and_serves_and_survives_its_death(host: Host, loader:
         foreign = {path for path in mapped_files(family) if f"/opt/apparate/{host.version}/" not in path}
         assert {path for path in foreign if "/snapshotter.v1.apparate/layers/" not in path} == set()
         client.unmount(layer)
+
+
+def test_a_planned_restart_without_a_service_manager_executes_what_is_current(host: Host, loader: Process) -> None:
+    home = host.root / "opt/apparate"
+    run(["cp", "-al", home / host.version, home / "next"])
+    (home / "new").symlink_to("next")
+    (home / "new").rename(home / "current")
+    victim = _loader(loader)
+
+    loader.signal(signal.SIGHUP)
+
+    wait_until(lambda: Path(f"/proc/{loader.pid}/exe").readlink().parts[-3] == "next", "the keeper is the new version")
+    wait_until(lambda: _loader(loader) != victim, "its loader runs")
+    with LoaderClient(str(host.root / "run/apparate/loader.sock")) as client:
+        wait_until(lambda: client.is_reachable(1.0), "it serves")
 
 
 def _loader(keeper: Process) -> int:

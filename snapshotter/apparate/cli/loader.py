@@ -50,7 +50,7 @@ def command(config_path: Path | None, kept: bool | None) -> None:
         kept = not os.environ.get("NOTIFY_SOCKET")
     if kept:
         config = ["--config", str(config_path)] if config_path else []
-        _become_keeper(settings, [sys.executable, "-m", "apparate", "loader", "--no-keeper", *config])
+        _become_keeper(settings, ["loader", "--no-keeper", *config])
     _serve(settings)
 
 
@@ -92,8 +92,22 @@ def _controlled(settings: LoaderSettings, loader: Loader, *, insist: bool) -> It
         yield
 
 
-def _become_keeper(settings: Settings, loader: Sequence[str]) -> NoReturn:
+def _become_keeper(settings: Settings, arguments: Sequence[str]) -> NoReturn:
     """Replace this process by the keeper, which is small because it loads nothing of all this."""
+    python, program = _installed(Path(sys.argv[0]), sys.executable)
     socket_path = settings.loader.run_dir / _KEEPER_SOCKET
-    command_line = [sys.executable, "-m", keeper.__name__, str(socket_path), *loader]
-    os.execv(sys.executable, command_line)  # noqa: S606  # a list, as everywhere
+    command_line = [python, "-m", keeper.__name__, str(socket_path), *program, *arguments]
+    os.execv(python, command_line)  # noqa: S606  # a list, as everywhere
+
+
+def _installed(called: Path, executable: str) -> tuple[str, list[str]]:
+    """Return the interpreter and the program as the keeper is to start them, at each planned restart anew.
+
+    *executable* of the host package belongs to one version. The program was *called* through the link that an upgrade
+    switches, and the interpreter beside it there is the one of the version that is current then.
+    """
+    program = called.readlink() if called.is_symlink() else called
+    python = program.with_name(Path(executable).name)
+    if python.exists() and python.samefile(executable):
+        return str(python), [str(program)]
+    return executable, [executable, "-m", "apparate"]
