@@ -6,6 +6,7 @@ removed by the next one, once their run's process is gone.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import os
@@ -20,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from tests.support.nodes.fixtures import write_fixtures
 from tests.support.nodes.images import KINDS, image, lock
@@ -35,6 +37,7 @@ SCENARIO_TIMEOUT_S = 900.0
 BUDGET_S = 1500.0
 LABEL = "apparate.test"
 TAIL_LINES = 150
+LOOK_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +164,34 @@ def _run(name: str, work: Path, env: Mapping[str, str], *, keep: bool) -> Outcom
             start_new_session=True,
         )
         try:
-            passed = process.wait(SCENARIO_TIMEOUT_S) == 0
-        except subprocess.TimeoutExpired:
-            out.write(f"\nnot over after {SCENARIO_TIMEOUT_S:.0f} s\n")
-            passed = False
+            passed = _watch(process, env["NODE_SECRET"], out)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     return Outcome(name, passed, time.monotonic() - started, log)
+
+
+def _watch(process: subprocess.Popen[bytes], secret: str, out: TextIO) -> bool:
+    """Wait for *process*; say whether it succeeded, in time, with *secret* in nobody's command line, the nodes' included."""
+    deadline = time.monotonic() + SCENARIO_TIMEOUT_S
+    seen: set[str] = set()
+    while process.poll() is None and time.monotonic() < deadline:
+        seen.update(_command_lines_with(secret))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LOOK_S)
+    if process.poll() is None:
+        out.write(f"\nnot over after {SCENARIO_TIMEOUT_S:.0f} s\n")
+    if seen:
+        out.write(f"\nthe password stood in the process list, in the command lines of: {', '.join(sorted(seen))}\n")
+    return process.returncode == 0 and not seen
+
+
+def _command_lines_with(secret: str) -> Iterator[str]:
+    """Yield the program of each process, on this machine and its nodes, that has *secret* or its encoded form as an argument."""
+    forms = (secret.encode(), base64.b64encode(f"puller:{secret}".encode()))
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            words = path.read_bytes()
+            if any(form in words for form in forms):
+                yield words.split(b"\0", 1)[0].decode(errors="replace")
