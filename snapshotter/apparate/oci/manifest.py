@@ -210,7 +210,8 @@ def dump_json(value: Mapping[str, object]) -> bytes:
 def _load(body: bytes, what: str) -> JsonObject:
     try:
         value = json.loads(body)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character, and cannot be written again
+        # Half a surrogate pair is no character, and cannot be written again.
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise FormatError(what, "body", f"is no JSON: {error}") from error
     if not isinstance(value, dict):
