@@ -63,11 +63,14 @@ class FileImage:
         self._listener = listener
         self.outage = path.with_name("outage")  # as long as this file exists, nothing arrives
 
+    def is_here(self, address: int, length: int) -> bool:
+        return self._present.issuperset(range(address // PIECE_BYTES, (address + length - 1) // PIECE_BYTES + 1))
+
     def read_cached(self, address: int, length: int, *, record: bool = True) -> bytes | None:
-        pieces = range(address // PIECE_BYTES, (address + length - 1) // PIECE_BYTES + 1)
-        if not self._present.issuperset(pieces):
-            return None
-        return os.pread(self._fd, length, address)
+        return self.read_stored(address, length)
+
+    def read_stored(self, address: int, length: int) -> bytes | None:
+        return os.pread(self._fd, length, address) if self.is_here(address, length) else None
 
     def read(self, address: int, length: int) -> bytes:
         if self.outage.exists():
@@ -86,6 +89,9 @@ class FileImages:
     def __init__(self, image: FileImage) -> None:
         self._image = image
 
+    def opened(self, layer_id: LayerId) -> FileImage | None:
+        return self._image if layer_id == self._image.layer_id else None
+
     def attach(self, digest: Digest) -> FileImage:
         if digest != self._image.digest:
             raise NotFound(f"{digest} is not here")
@@ -98,9 +104,6 @@ class FileImages:
 
     def known(self) -> Sequence[FileImage]:
         return [self._image]
-
-    def forget(self, layer_id: LayerId) -> None:
-        pass
 
 
 def _identity(path: Path) -> str:
