@@ -28,9 +28,9 @@ class NodeUnderTest:
         self.work = work
         self.fixtures = Fixtures.load(work)
 
-    def run(self, *command: str) -> str:
-        """Run *command* on the node and return what it printed."""
-        return run(["podman", "exec", self.name, *command])
+    def run(self, *command: str, given: str = "") -> str:
+        """Run *command* on the node with *given* as its standard input, and return what it printed."""
+        return run(["podman", "exec", "--interactive", self.name, *command], input=given)
 
     def root(self) -> Path:
         """The node's root file system, seen from outside."""
