@@ -66,11 +66,11 @@ test: setup peers ## What needs no node containers and no cluster.
 	@$(BIN)/python -m tests.support.groups tests/unit $(ROOT_GROUPS)
 
 # All tests marked `matrix`, those in tests/matrix by themselves.
-test-matrix: setup matrix-peers ## Other containerds, foreign tools, long kills, fuzzing, memory: at most 25 minutes.
+test-matrix: setup matrix-peers ## Other containerds, foreign tools, long kills, fuzzing, memory: at most 20 minutes.
 	@MATRIX=1 $(BIN)/python -m tests.support.groups $(ROOT_GROUPS) tests/matrix
 
 # PACKAGES=dist tests what is there already.
-test-package: setup peers $(VENV)/.package ## The host package on foreign hosts, its forms and its installation: 8 minutes.
+test-package: setup $(VENV)/.package ## The host package on foreign hosts, its forms and its installation: 8 minutes.
 	@$(BIN)/python -m tests.support.groups tests/package
 
 lint-roles: setup ## Lint of roles and playbooks: half a minute.
