@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from tests.support import erofs
-from tests.support.leftovers import mounts_below
+from tests.support.leftovers import is_mounted_elsewhere, mounts_below
 from tests.support.processes import Process, children_of, run, wait_until
 from tests.support.services import REPOSITORY
 from tests.support.stand_in_loader import NO_RESEND
@@ -112,18 +112,22 @@ class StandIn:
     def __exit__(self, *_: object) -> None:
         self.keeper.stop()
         for point in reversed(mounts_below(self.run_dir)):
-            wait_until(partial(_unmounted, point), f"{point} is unmounted")
+            wait_until(partial(self._unmounted, point), f"{point} is unmounted")
 
+    def _unmounted(self, point: str) -> bool:
+        """Unmount; False if the kernel is still letting go of a file of the mount above it.
 
-def _unmounted(point: str) -> bool:
-    """Unmount; False if the kernel is still letting go of a file of the mount above it."""
-    try:
-        kernel.unmount(point)
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        return False
-    return True
+        What a stranger's mount namespace keeps is detached: that is nothing of ours.
+        """
+        try:
+            kernel.unmount(point)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            if not is_mounted_elsewhere(self.run_dir):
+                return False
+            kernel.unmount(point, kernel.MNT_DETACH)
+        return True
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,7 @@ def test_a_loader_that_has_taken_over_serves_on_without_its_sockets(folder: Path
         services = Services(folder, folder / "root", sections={"loader": {"telemetry_address": address}})
         services.allow(PART_FAILED)
         services.start_loader()
+        stack.callback(lambda: print(services.loader.log_tail()))  # pytest shows it with a failure
         stack.callback(unmount_all, folder)
         stack.callback(services.loader.stop)
         control = services.run_dir / "loader.sock"

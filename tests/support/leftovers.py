@@ -27,6 +27,23 @@ def mounts_below(folder: Path) -> list[str]:
     return found
 
 
+def is_mounted_elsewhere(folder: Path) -> bool:
+    """Whether another mount namespace has a mount at or below *folder*.
+
+    Whoever makes a namespace meanwhile (`ip netns exec`, a container runtime) takes a copy of every mount of the machine along.
+    Where mounts are not shared, unmounting ours leaves that copy, and with it whatever lies below the file system in use.
+    """
+    own, points = os.readlink("/proc/self/ns/mnt"), (f" {folder} ", f" {folder}/")
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.readlink(process / "ns" / "mnt") != own:
+                    mounts = (process / "mountinfo").read_text()
+                    if any(point in mounts for point in points):
+                        return True
+    return False
+
+
 def loop_devices_of(folder: Path) -> list[str]:
     """Loop devices whose file lies below *folder*."""
     found = []
