@@ -46,9 +46,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from apparate.layer.settings import LayerSettings
-    from apparate.layer.source import SourceFactory
+    from apparate.layer.source import BlobClient, SourceFactory
     from apparate.oci.digest import Digest
-    from apparate.registry.client import RegistryClient
 
 log = get_logger("layer.manager")
 
@@ -59,7 +58,7 @@ class LayerManager:
     def __init__(
         self,
         settings: LayerSettings,
-        client: RegistryClient,
+        client: BlobClient,
         listener: LayerListener | None = None,
         *,
         disk: Disk | None = None,

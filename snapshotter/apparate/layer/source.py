@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
     from apparate.format.index import LayerIndex
     from apparate.oci.digest import Digest
-    from apparate.registry.client import RegistryClient
     from apparate.registry.deadline import Deadline
-    from apparate.registry.streams import BlobStream
+    from apparate.registry.streams import BlobStream, RangeStream
 
 _T = TypeVar("_T")
 _UNPROVEN_SHARE: Final = 0.5
@@ -73,6 +72,18 @@ class BlobSource(Protocol):
     def whole(self, *, deadline: Deadline) -> AbstractContextManager[Body]:
         """Ask for the blob from its first byte."""
         ...
+
+
+class BlobClient(Protocol):
+    """What is asked of a registry client (`apparate.registry.client.RegistryClient`, where the contracts stand)."""
+
+    def blob(self, ref: Reference, digest: Digest, *, deadline: Deadline) -> BlobStream: ...
+
+    def blob_range(
+        self, ref: Reference, digest: Digest, offset: int, length: int, *, deadline: Deadline
+    ) -> RangeStream: ...
+
+    def blob_tail(self, ref: Reference, digest: Digest, length: int, *, deadline: Deadline) -> RangeStream: ...
 
 
 class SourceFactory(Protocol):
@@ -132,7 +143,7 @@ class RegistrySource:
     many others the layer was resolved with since.
     """
 
-    def __init__(self, client: RegistryClient, references: Callable[[], Sequence[str]], digest: Digest) -> None:
+    def __init__(self, client: BlobClient, references: Callable[[], Sequence[str]], digest: Digest) -> None:
         self._client = client
         self._references = references
         self._digest = digest

@@ -13,10 +13,10 @@ from apparate.loader.handshake import open_device
 from apparate.loader.images import ManagedImages
 from apparate.loader.listener import LoaderListener
 from apparate.loader.process import LoaderProcess
+from apparate.loader.registry import LateClient
 from apparate.loader.rundir import take_run_dir
 from apparate.loader.service import LoaderService
 from apparate.loader.session import FD_NAME, Catalogued, open_session
-from apparate.registry.client import RegistryClient
 from apparate.telemetry import systemd
 from apparate.telemetry.logging import get_logger
 
@@ -51,7 +51,7 @@ def run(loader: LoaderSettings, layers: LayerSettings, registry: RegistrySetting
             os.close(open_device())  # without FUSE nothing is begun
         rest = ExitStack()
         stack.callback(_close_in_time, rest)
-        client = RegistryClient(registry)
+        client = LateClient(registry)
         rest.callback(client.close)
         listener = LoaderListener()
         manager = LayerManager(layers, client, listener)
@@ -62,7 +62,7 @@ def run(loader: LoaderSettings, layers: LayerSettings, registry: RegistrySetting
 
         @contextmanager
         def controlled(mounts: LayerMounts) -> Iterator[None]:
-            service = LoaderService(manager, mounts, client, layers.resolve_deadline_s)
+            service = LoaderService(manager, mounts, client.get(), layers.resolve_deadline_s)
             rest.enter_context(control(service, session.taken_over))
             rest.callback(service.close)  # calls under way end, and before them what they wait for
             rest.callback(client.close)

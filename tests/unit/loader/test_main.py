@@ -37,11 +37,11 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def closable(name: str) -> SimpleNamespace:
-        return SimpleNamespace(close=lambda: names.append(name), fds={FD_NAME: [0]}, identity="")
+        return SimpleNamespace(close=lambda: names.append(name), fds={FD_NAME: [0]}, identity="", get=lambda: None)
 
     monkeypatch.setattr(main, "take_run_dir", lambda *_: closable("run dir"))
     monkeypatch.setattr(main, "open_session", lambda *_: SimpleNamespace(taken_over=False))
-    monkeypatch.setattr(main, "RegistryClient", lambda *_: closable("client"))
+    monkeypatch.setattr(main, "LateClient", lambda *_: closable("client"))
     monkeypatch.setattr(main, "LayerManager", lambda *_: closable("manager"))
     monkeypatch.setattr(main, "LoaderProcess", NotingProcess)
     return names
