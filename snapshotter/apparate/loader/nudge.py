@@ -14,21 +14,22 @@ from typing import Final
 
 import trio
 
-_SIGNAL: Final = signal.SIGUSR2
+SIGNAL: Final = signal.SIGUSR2
 _INTERVAL_S: Final = 0.25
 
 
 class Nudger:
-    """Watches the loop of the thread that made it while there is something to watch for."""
+    """Watches the loop of the thread that made it while there is something to watch for: a loop has *interval_s* to answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval_s: float = _INTERVAL_S) -> None:
         self._thread_id = threading.get_ident()
         self._token = trio.lowlevel.current_trio_token()
         self._wanted = threading.Event()
+        self._interval_s = interval_s
         self._closed = False
-        self._beats = 0
+        self.beats = 0  # signs of life of the loop so far
         self._waiting = 0
-        signal.signal(_SIGNAL, _ignore)  # a handler, unlike SIG_IGN, makes system calls return
+        signal.signal(SIGNAL, _ignore)  # a handler, unlike SIG_IGN, makes system calls return
         threading.Thread(target=self._watch, name="nudge", daemon=True).start()
 
     def __enter__(self) -> None:
@@ -52,17 +53,17 @@ class Nudger:
             self._wanted.wait()
             if self._closed:
                 return
-            seen = self._beats
+            seen = self.beats
             try:
                 self._token.run_sync_soon(self._beat, idempotent=True)
             except trio.RunFinishedError:
                 return
-            pause.wait(_INTERVAL_S)
-            if self._beats == seen and not self._closed:
-                signal.pthread_kill(self._thread_id, _SIGNAL)
+            pause.wait(self._interval_s)
+            if self.beats == seen and not self._closed:
+                signal.pthread_kill(self._thread_id, SIGNAL)
 
     def _beat(self) -> None:
-        self._beats += 1
+        self.beats += 1
 
 
 def _ignore(_number: int, _frame: object) -> None:

@@ -18,7 +18,7 @@ from apparate.loader import keeper
 
 # Notes how it was started; asks once to have a pipe kept; then does what the file "orders" in its directory says.
 CHILD = textwrap.dedent("""
-    import os, pathlib, signal, sys, time
+    import os, pathlib, signal, sys
     from apparate.telemetry import systemd
     folder = pathlib.Path(sys.argv[1])
     kept = systemd.inherited_fds()
@@ -44,8 +44,7 @@ CHILD = textwrap.dedent("""
     if "drain" in orders:
         signal.sigwait({signal.SIGTERM})
         (folder / "draining").touch()
-        while not (folder / "drained").exists():
-            time.sleep(0.02)
+        (folder / "drained").read_bytes()  # a pipe: waits until the test writes
         sys.exit(0)
     signal.pause()
 """)
@@ -57,6 +56,7 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "child.py").write_text(CHILD)
+        os.mkfifo(folder / "drained")
         command: list[str | Path] = [
             sys.executable,
             "-m",
@@ -147,7 +147,7 @@ def test_the_keeper_is_idle_while_its_child_drains(kept: Kept, asked: signal.Sig
     kept.process.signal(asked)
     wait_until((kept.folder / "draining").exists, "the child drains")
     used_s = cpu_used_s([kept.process.pid], during_s=0.5)
-    (kept.folder / "drained").touch()
+    (kept.folder / "drained").write_bytes(b"")
     assert used_s <= 0.05
 
 
@@ -157,7 +157,7 @@ def test_a_stop_during_a_planned_restart_is_a_stop(kept: Kept) -> None:
     kept.process.signal(signal.SIGHUP)
     wait_until((kept.folder / "draining").exists, "the child drains")
     kept.process.signal(signal.SIGTERM)
-    (kept.folder / "drained").touch()
+    (kept.folder / "drained").write_bytes(b"")
     assert kept.process.wait() == 0
     assert len(kept.starts()) == 1
 

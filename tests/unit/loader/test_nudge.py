@@ -3,10 +3,14 @@
 import ctypes
 import errno
 import os
+import signal
 
 import trio
 
+from apparate.loader import nudge
 from apparate.loader.nudge import Nudger
+
+INTERVAL_S, POLL_S, DEADLINE_S = 2.0, 0.02, 60.0  # a loop of a busy machine has to live too
 
 
 def test_a_stuck_system_call_returns_while_reads_are_waiting() -> None:
@@ -32,12 +36,18 @@ def test_a_stuck_system_call_returns_while_reads_are_waiting() -> None:
 
 
 def test_a_loop_that_lives_is_left_alone() -> None:
+    nudges: list[int] = []
+
     async def main() -> None:
-        nudger = Nudger()
+        nudger = Nudger(INTERVAL_S)
+        before = signal.signal(nudge.SIGNAL, lambda number, _frame: nudges.append(number))
         try:
-            with nudger:
-                await trio.sleep(0.6)
+            with nudger, trio.fail_after(DEADLINE_S):
+                while nudger.beats < 2:  # the second comes when what followed the first has been judged
+                    await trio.sleep(POLL_S)
         finally:
             nudger.close()
+            signal.signal(nudge.SIGNAL, before)
 
     trio.run(main)
+    assert nudges == []
