@@ -104,6 +104,8 @@ class Courier:
 
     def _exchange(self, request: bytes) -> dict[str, object] | None:
         try:
+            if self._closed:  # before a process is started that would outlive us
+                raise Unavailable("the loader is stopping")
             control = self._start()
             with self._state:  # a close that comes later ends the wait below
                 if self._closed:
