@@ -45,10 +45,7 @@ class LoaderService:
         manifest = parse_manifest(fetched.body, fetched.descriptor.media_type)
         if not isinstance(manifest, Manifest):
             raise FormatError("manifest", "mediaType", f"{manifest_digest} is an index, not a manifest")
-        return [
-            remote.ManifestLayer(layer.digest, layer.media_type, layer.size, layer.annotations)
-            for layer in manifest.layers
-        ]
+        return remote.layers_of(manifest)
 
     def resolve(self, request: remote.ResolveRequest) -> remote.Resolved:
         """Make a layer known and durable."""

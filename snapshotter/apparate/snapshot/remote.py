@@ -18,9 +18,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from apparate.oci.digest import Digest
+
+if TYPE_CHECKING:
+    from apparate.oci.manifest import Manifest
 
 
 class LayerPhase(enum.Enum):
@@ -52,6 +55,13 @@ class ManifestLayer:
     media_type: str
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+def layers_of(manifest: Manifest) -> tuple[ManifestLayer, ...]:
+    """Return the layers of *manifest*, base first."""
+    return tuple(
+        ManifestLayer(layer.digest, layer.media_type, layer.size, layer.annotations) for layer in manifest.layers
+    )
 
 
 @dataclass(frozen=True, slots=True)

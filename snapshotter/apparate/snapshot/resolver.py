@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from apparate.errors import ApparateError, InvalidArgument, NotFound
 from apparate.oci.digest import Digest
@@ -24,11 +25,17 @@ from apparate.snapshot.labels import LayerLabels, annotations_of, layer_of, prom
 from apparate.snapshot.remote import Loader, ManifestLayer, Resolved, ResolveRequest
 from apparate.telemetry.logging import get_logger
 
+if TYPE_CHECKING:
+    from apparate.snapshot.content import ContentStore
+
 _log = get_logger("snapshot.resolver")
 
 _MANIFESTS_MAX = 256
 _MANIFEST_AGE_S = 60.0
 """How long the answer about a manifest, also a failure, serves the other layers of the same pull."""
+_FAILURE_AGE_S = 20.0
+"""How long the failure of a layer that was asked for ahead serves its own Prepare: one registry that does not answer costs an image
+its deadline once. Whoever begins to pull anew asks anew, whatever failed before."""
 _FLIGHT_AGE_S = 600.0
 """How long a layer resolved ahead of its Prepare counts as wanted."""
 
@@ -58,6 +65,10 @@ class _Flight:
     future: Future[Resolved]
     started_s: float
 
+    @property
+    def has_failed(self) -> bool:
+        return self.future.done() and (self.future.cancelled() or self.future.exception() is not None)
+
 
 @dataclass(slots=True)
 class _Manifest:
@@ -75,9 +86,14 @@ class LayerResolver:
         clock: Callable[[], float] = time.monotonic,
         *,
         registries: Sequence[str] = (),
+        content: ContentStore | None = None,
     ) -> None:
-        """Let images of *registries* be lazy, of all without any (`snapshotter.lazy_registries`)."""
+        """Let images of *registries* be lazy, of all without any (`snapshotter.lazy_registries`).
+
+        Manifests are looked for in *content* before a registry is asked.
+        """
         self._loader = loader
+        self._content = content
         self._registries = registries
         self._clock = clock
         self._lock = threading.Lock()
@@ -151,15 +167,12 @@ class LayerResolver:
         self._resolve(ResolveRequest(layer.reference, layer.layer_digest, annotations))
 
     def _decide(self, layer: LayerLabels, annotations: Mapping[str, str], *, parent_is_lazy: bool) -> Decision:
-        if promises_lazy(annotations):
-            own = self._fly(layer.reference, layer.layer_digest, annotations)
-            self._look_ahead(layer)
-        else:
+        if not promises_lazy(annotations):
             annotations = {**self._manifest_annotations(layer), **annotations}
             if not promises_lazy(annotations):
                 verdict = self._verdict_of_refused(layer, parent_is_lazy=parent_is_lazy)
                 return Decision(verdict, layer, "the image has no table of contents for this layer")
-            own = self._fly(layer.reference, layer.layer_digest, annotations)
+        own = self._begin(layer, annotations)
         try:
             own.result()
         except ApparateError as error:
@@ -177,8 +190,19 @@ class LayerResolver:
             # The manifest is not to be had. A lazy parent says that the image was made for us; this layer is the odd one.
             is_worth_it = parent_is_lazy and len(layer.layers_upward) > 1
         else:
-            is_worth_it = any(promises_lazy(other.annotations) for other in above)
+            is_worth_it = self._is_any_lazy(layer, above)
         return Verdict.UNPACK if is_worth_it else Verdict.ORDINARY
+
+    def _is_any_lazy(self, layer: LayerLabels, above: Sequence[ManifestLayer]) -> bool:
+        """Return whether a layer *above* promises to be lazy, and the registry answers: else nothing can be unpacked here either."""
+        for other in above:
+            if promises_lazy(other.annotations):
+                try:
+                    self._fly(layer.reference, other.digest, other.annotations).result()
+                except ApparateError as error:
+                    return not error.temporary
+                return True
+        return False
 
     # Manifests
 
@@ -199,6 +223,9 @@ class LayerResolver:
             return known.future
 
     def _read_manifest(self, reference: str, digest: Digest) -> tuple[ManifestLayer, ...]:
+        layers = self._content.layers(digest) if self._content is not None else None
+        if layers is not None:
+            return layers
         try:
             return tuple(self._loader.layers(reference, digest))
         except ApparateError as error:
@@ -228,28 +255,42 @@ class LayerResolver:
 
     # Layers
 
-    def _look_ahead(self, layer: LayerLabels) -> None:
-        """Resolve the layers above *layer* too, as soon as the manifest is here, without waiting for it."""
+    def _begin(self, layer: LayerLabels, annotations: Mapping[str, str]) -> Future[Resolved]:
+        """Ask for *layer* and ahead for those above it."""
+        with self._lock:
+            self._expire()
+            is_asked = _flight_key(layer.layer_digest, annotations) in self._flights
+        own = self._fly(layer.reference, layer.layer_digest, annotations)
+        self._look_ahead(layer, anew=not is_asked)
+        return own
+
+    def _look_ahead(self, layer: LayerLabels, *, anew: bool) -> None:
+        """Resolve the layers above *layer* too, as soon as the manifest is here, without waiting for it.
+
+        With *anew* also those that have failed: nobody has asked ahead for *layer*, so a pull begins with it.
+        """
         if len(layer.layers_upward) == 1:
             return
         future = self._manifest(layer)
         if future is not None:
-            future.add_done_callback(lambda done: self._fly_all(layer, done))
+            future.add_done_callback(lambda done: self._fly_all(layer, done, anew=anew))
 
-    def _fly_all(self, layer: LayerLabels, manifest: Future[tuple[ManifestLayer, ...]]) -> None:
+    def _fly_all(self, layer: LayerLabels, manifest: Future[tuple[ManifestLayer, ...]], *, anew: bool) -> None:
         if manifest.cancelled() or manifest.exception() is not None:
             return
         above = self._above(layer) or ()
         for described in above:
             if promises_lazy(described.annotations):
-                self._fly(layer.reference, described.digest, described.annotations)
+                self._fly(layer.reference, described.digest, described.annotations, anew=anew)
 
-    def _fly(self, reference: str, digest: Digest, annotations: Mapping[str, str]) -> Future[Resolved]:
+    def _fly(
+        self, reference: str, digest: Digest, annotations: Mapping[str, str], *, anew: bool = False
+    ) -> Future[Resolved]:
         key = _flight_key(digest, annotations)
         with self._lock:
             self._expire()
             flight = self._flights.get(key)
-            if flight is None:
+            if flight is None or (anew and flight.has_failed):
                 request = ResolveRequest(reference, digest, dict(annotations))
                 flight = _Flight(self._resolve_pool.submit(self._resolve, request), self._clock())
                 self._flights[key] = flight
@@ -265,8 +306,9 @@ class LayerResolver:
 
     def _expire(self) -> None:
         now_s = self._clock()
-        for key in [key for key, flight in self._flights.items() if now_s - flight.started_s > _FLIGHT_AGE_S]:
-            del self._flights[key]
+        for key, flight in list(self._flights.items()):
+            if now_s - flight.started_s > (_FAILURE_AGE_S if flight.has_failed else _FLIGHT_AGE_S):
+                del self._flights[key]
 
 
 def _is_from(reference: str, registries: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from apparate.errors import AlreadyExists, ApparateError, FailedPrecondition, InvalidArgument
 from apparate.oci.digest import Digest
+from apparate.snapshot.content import ContentStore
 from apparate.snapshot.directories import SnapshotDirectories
 from apparate.snapshot.filters import compile_filters
 from apparate.snapshot.flights import KeyedLocks
@@ -89,7 +90,10 @@ class Snapshotter:
         self._overlay = parts.overlay
         self._now_ns = clock
         self._resolver = LayerResolver(
-            parts.loader, parts.settings.resolve_threads, registries=parts.settings.lazy_registries
+            parts.loader,
+            parts.settings.resolve_threads,
+            registries=parts.settings.lazy_registries,
+            content=ContentStore(parts.settings.root),
         )
         self._unpacker = Unpacker(parts.loader, parts.directories, parts.applier, parts.settings.unpack_threads)
         self._flights = KeyedLocks()

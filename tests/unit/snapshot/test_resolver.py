@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from tests.support.processes import wait_until
 from apparate.errors import IntegrityError, InvalidArgument, Unavailable
 from apparate.oci import names
 from apparate.oci.digest import Digest
+from apparate.snapshot.content import ContentStore
 from apparate.snapshot.remote import ManifestLayer, ResolveRequest
 from apparate.snapshot.resolver import Decision, LayerResolver, Verdict
 from apparate.snapshot.settings import SnapshotterSettings
@@ -253,3 +256,57 @@ def test_old_flights_and_manifests_are_forgotten(fake: FakeLoader) -> None:
     decide(resolver, labels(layers, 1, lazy=False), parent_is_lazy=True)
     assert fake.count("layers") == 2
     resolver.close()
+
+
+def test_a_registry_that_does_not_answer_is_asked_once_for_each_layer_of_a_pull(
+    resolver: LayerResolver, fake: FakeLoader
+) -> None:
+    layers = image(fake, "lazy lazy lazy")
+    fake.fail["resolve"] = Unavailable("no route")
+    assert decide(resolver, labels(layers, 0), parent_is_lazy=False).verdict is Verdict.ORDINARY
+    wait_until(lambda: fake.count("resolve") == len(layers), "the layers above are asked for ahead")
+    for number in (1, 2):
+        assert decide(resolver, labels(layers, number), parent_is_lazy=False).verdict is Verdict.ORDINARY
+    assert fake.count("resolve") == len(layers)
+
+
+def test_a_pull_that_begins_anew_asks_anew_for_what_had_failed(resolver: LayerResolver, fake: FakeLoader) -> None:
+    layers = image(fake, "lazy lazy")
+    fake.fail["resolve"] = Unavailable("no route")
+    assert decide(resolver, labels(layers, 0), parent_is_lazy=False).verdict is Verdict.ORDINARY
+    wait_until(
+        lambda: (flights := [*resolver._flights.values()]) and all(flight.has_failed for flight in flights),
+        "the layer above was asked for ahead, too",
+    )
+    del fake.fail["resolve"]
+    for number in (0, 1):
+        assert decide(resolver, labels(layers, number), parent_is_lazy=False).verdict is Verdict.LAZY
+
+
+def test_an_odd_layer_below_layers_that_nobody_gives_is_left_to_containerd(
+    resolver: LayerResolver, fake: FakeLoader
+) -> None:
+    layers = image(fake, "odd lazy")
+    fake.fail["resolve"] = Unavailable("no route")
+    assert decide(resolver, labels(layers, 0, lazy=False), parent_is_lazy=False).verdict is Verdict.ORDINARY
+
+
+def test_a_manifest_that_containerd_has_is_not_asked_for(fake: FakeLoader, tmp_path: Path) -> None:
+    layer = fake.add(FakeLayer(b"layer"))
+    body = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": names.OCI_MANIFEST,
+            "config": {"mediaType": names.OCI_CONFIG, "digest": str(MANIFEST), "size": 2},
+            "layers": [{"mediaType": names.OCI_LAYER_GZIP, "digest": str(layer), "size": 5}],
+        }
+    ).encode()
+    digest = Digest.of(body)
+    blobs = tmp_path / "io.containerd.content.v1.content" / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    (blobs / digest.hex).write_bytes(body)
+    fake.fail["layers"] = Unavailable("no route")
+    with closing(LayerResolver(fake, threads=2, content=ContentStore(tmp_path / "root"))) as resolver:
+        wanted = {**labels([layer], 0, lazy=False), names.CRI_MANIFEST_DIGEST: str(digest)}
+        assert "no table of contents" in decide(resolver, wanted, parent_is_lazy=False).reason
+    assert fake.count("layers") == 0
