@@ -53,7 +53,7 @@ def image_rows(inventory: Inventory, image: Image) -> list[tuple[str, ...]]:
             (
                 (image.reference or "(no name)") if number == 0 else "",
                 str(layer.layer_digest)[:_DIGEST_SHOWN] if layer.layer_digest else "-",
-                inventory.mode(layer),
+                inventory.mode(image, layer),
                 f"{state.percent:.0f} %" if state else "-",
                 bytes_text(state.fetched_bytes) if state else "-",
                 bytes_text(state.image_size) if state else "-",
@@ -69,16 +69,17 @@ def image_json(inventory: Inventory, image: Image) -> dict[str, object]:
     return {
         "reference": image.reference,
         "lazy": image.is_lazy,
+        "accelerated": image.is_accelerated,
         "containers": image.containers,
-        "layers": [_layer_json(inventory, layer) for layer in image.layers],
+        "layers": [_layer_json(inventory, image, layer) for layer in image.layers],
     }
 
 
-def _layer_json(inventory: Inventory, layer: ImageLayer) -> dict[str, object]:
+def _layer_json(inventory: Inventory, image: Image, layer: ImageLayer) -> dict[str, object]:
     state = inventory.state(layer)
     out: dict[str, object] = {
         "digest": str(layer.layer_digest) if layer.layer_digest else None,
-        "mode": inventory.mode(layer),
+        "mode": inventory.mode(image, layer),
         "reason": layer.reason,
     }
     if state is not None:

@@ -37,10 +37,13 @@ class Inventory:
             return None
         return self.states.get(layer.layer_digest)
 
-    def mode(self, layer: ImageLayer) -> str:
-        """Return one word for how *layer* is here: lazy, complete, failed, ordinary or fallback; `unknown` without a loader."""
+    def mode(self, image: Image, layer: ImageLayer) -> str:
+        """Return one word for how *layer* of *image* is here: lazy, complete, failed, ordinary or fallback.
+
+        `unknown` is a layer that only the loader could tell of, which does not answer.
+        """
         if layer.origin is not Origin.LAZY:
-            return "fallback" if layer.origin is Origin.UNPACKED or layer.reason else "ordinary"
+            return "fallback" if image.is_fallback(layer) else "ordinary"
         state = self.state(layer)
         return state.phase.value if state else "unknown"
 

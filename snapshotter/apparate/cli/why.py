@@ -37,10 +37,14 @@ def command(reference: str, config_path: Path | None, as_json: bool) -> None:
 
 def explain(inventory: Inventory, image: Image) -> str:
     """Return one sentence about *image*."""
-    modes = [inventory.mode(layer) for layer in image.layers]
+    modes = [inventory.mode(image, layer) for layer in image.layers]
     total, lazy, complete = len(modes), modes.count("lazy"), modes.count("complete")
     if modes.count("ordinary") == total:
-        return "an ordinary image: no layer carries a table of contents, so containerd unpacked it as usual; convert it to load it on demand"
+        reasons = {layer.reason for layer in image.layers}
+        why = reasons.pop() if len(reasons) == 1 else "the reason stands beside each layer"
+        return (
+            f"an ordinary image, unpacked by containerd as usual: {why or 'nobody asked for it to be loaded on demand'}"
+        )
     if "unknown" in modes:
         return f"{modes.count('unknown')} of {total} layers are loaded on demand, but the loader does not answer"
     if lazy + complete == total:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from apparate.errors import InvalidArgument
 from apparate.oci.digest import Digest
 from apparate.oci.reference import Reference
-from apparate.snapshot.labels import layer_of
+from apparate.snapshot.labels import annotations_of, layer_of, promises_lazy
 from apparate.snapshot.model import Kind, Origin, Record, SnapshotId
 
 
@@ -18,7 +18,8 @@ class ImageLayer:
 
     layer_digest: Digest | None  # None: containerd did not say which layer it unpacked
     origin: Origin
-    reason: str  # why it is not lazy, where somebody could expect it to be
+    reason: str  # why it is not lazy; "" where nobody asked for that
+    promised: bool = False  # its labels announce a table of contents, so that somebody expects it to be lazy
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,17 @@ class Image:
     def is_lazy(self) -> bool:
         """Whether every layer is loaded on demand or was, until it was complete."""
         return all(layer.origin is Origin.LAZY for layer in self.layers)
+
+    @property
+    def is_accelerated(self) -> bool:
+        """Whether it was made to be loaded on demand: a layer is, was unpacked by us below such layers, or promises to be."""
+        return any(layer.promised or layer.origin is not Origin.ORDINARY for layer in self.layers)
+
+    def is_fallback(self, layer: ImageLayer) -> bool:
+        """Whether *layer* of this image was to be loaded on demand and is not. A layer of an ordinary image never is."""
+        return layer.origin is Origin.UNPACKED or (
+            layer.origin is Origin.ORDINARY and bool(layer.reason) and self.is_accelerated
+        )
 
 
 def images(records: Sequence[Record]) -> list[Image]:
@@ -88,7 +100,7 @@ def _image(top: Record, by_id: Mapping[SnapshotId, Record], containers: int) -> 
     layers = []
     record: Record | None = top
     while record is not None:
-        layers.append(ImageLayer(_digest(record), record.origin, record.reason))
+        layers.append(ImageLayer(_digest(record), record.origin, record.reason, _promised(record)))
         record = by_id.get(record.parent_id) if record.parent_id is not None else None
     return Image(_reference(top), tuple(reversed(layers)), containers)
 
@@ -101,3 +113,7 @@ def _digest(record: Record) -> Digest | None:
     except InvalidArgument:
         return None
     return labels.layer_digest if labels else None
+
+
+def _promised(record: Record) -> bool:
+    return promises_lazy(annotations_of(record.info.labels))
