@@ -54,6 +54,22 @@ def survived(name: str, work: Path) -> None:
         cri.remove_pod(pod)
 
 
+def still_running(name: str, work: Path) -> None:
+    """The container that was noted runs, and its image starts without being pulled.
+
+    It is not looked into: on cgroup v1 systemd 252 removes the blkio group of containers outside its units when a slice goes,
+    and runc then enters none of them.
+    """
+    node = NodeUnderTest(name, work)
+    with node.cri() as cri:
+        container = _noted(node, cri)
+        if container.status().state != RUNNING:
+            raise AssertionError(f"{name}: the container from before has ended: {container.status()}")
+        pod = cri.run_pod("again")
+        cri.start(pod, node.fixtures.tool, ["cat", "/etc/tool"]).wait_output("ordinary")
+        cri.remove_pod(pod)
+
+
 def power_cut(name: str, work: Path) -> None:
     """After a power cut without a registry, containers of both kinds start from what is on the node."""
     node = NodeUnderTest(name, work)
@@ -142,6 +158,7 @@ PROOFS: dict[str, Callable[[str, Path], None]] = {
     "prepared": prepared,
     "occupied": occupied,
     "survived": survived,
+    "still_running": still_running,
     "power_cut": power_cut,
     "reading": reading,
     "read_on": read_on,
