@@ -1,4 +1,4 @@
-"""Long runs search at random. The seed is printed; `SEED=N make test-matrix` repeats a run."""
+"""Long runs search at random. `make test-matrix` prints the seed; `SEED=N make test-matrix` repeats a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ from pathlib import Path
 import pytest
 
 SEED = int(os.environ.get("SEED") or secrets.randbits(32))
-
-
-def pytest_report_header() -> str:
-    return f"seed: {SEED} (SEED={SEED} repeats this run)"
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

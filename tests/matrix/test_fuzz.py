@@ -16,7 +16,7 @@ import pytest
 from tests.support.fuzz.targets import TARGETS
 from tests.support.services import REPOSITORY
 
-SECONDS = 5
+SECONDS = 3
 END_S = 60.0  # the start, and the one input that may be under way
 ANYWHERE = importlib.util.find_spec("atheris") is None and not os.environ.get("CI")
 

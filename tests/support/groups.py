@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.support.scope import MATRIX
+
+SIDE_BY_SIDE = ["-n", "2", "--dist", "loadscope"]
+"""Long runs mostly wait: two modules at a time, each with the nodes and images that its tests share."""
 
 
 def cannot_run(group: str) -> str:
@@ -25,7 +29,10 @@ def cannot_run(group: str) -> str:
 
 
 def main(groups: list[str]) -> int:
-    """Run *groups* in one pytest session and return its exit code."""
+    """Run *groups* in one pytest session and return its exit code.
+
+    Long runs search at random; all their processes take chance from one seed, which is printed and may be given as `SEED`.
+    """
     reasons = {group: cannot_run(group) for group in groups}
     skipped = {group: reason for group, reason in reasons.items() if reason}
     for group, reason in skipped.items():
@@ -33,8 +40,13 @@ def main(groups: list[str]) -> int:
     if skipped and os.environ.get("CI"):
         return 1
     runnable = [group for group in groups if group not in skipped]
-    selection = ["-m", "matrix" if MATRIX else "not matrix"]
-    return subprocess.run([sys.executable, "-m", "pytest", "-q", *selection, *runnable], check=False).returncode
+    selection, env = ["-m", "not matrix"], dict(os.environ)
+    if MATRIX:
+        selection = ["-m", "matrix", *SIDE_BY_SIDE]
+        env["SEED"] = os.environ.get("SEED") or str(secrets.randbits(32))
+        print(f"seed: {env['SEED']} (SEED={env['SEED']} make test-matrix repeats this run)", flush=True)
+    command = [sys.executable, "-m", "pytest", "-q", *selection, *runnable]
+    return subprocess.run(command, env=env, check=False).returncode
 
 
 if __name__ == "__main__":
