@@ -98,10 +98,11 @@ def test_why_of_an_unknown_image_is_not_found(running: Node) -> None:
     assert "registry.test/never/pulled:1" in line
 
 
-def test_recorded_profile_makes_an_image_that_fetches_less(running: Node, source: str, folder: Path) -> None:
+def test_a_profile_of_an_ordinary_node_makes_an_image(running: Node, source: str, folder: Path) -> None:
+    """It lacks what was fetched along with something else, and so was never asked for."""
     recorded = folder / "profile"
     recorded.write_text(on(running, "profile", f"{source}-apparate"))
-    assert recorded_bytes(recorded, "data/touched") > NEIGHBOUR_BYTES
+    assert recorded_bytes(recorded, "data/touched") > 0
     assert recorded_bytes(recorded, "data/untouched") <= NEIGHBOUR_BYTES
     target = f"{source}-profiled"
     apparate("convert", source, target, "--prefetch", recorded)
