@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from apparate.cli.main import COMMANDS
-from apparate.telemetry.metrics import REGISTRY
+from apparate.telemetry.metrics import AGENT, REGISTRY
 
 ROOT = Path(__file__).parents[2]
 
 
 def _metric_names() -> list[str]:
     kinds = {"counter": "_total"}
-    return [family.name + kinds.get(family.type, "") for family in REGISTRY.collect()]
+    return [family.name + kinds.get(family.type, "") for registry in (REGISTRY, AGENT) for family in registry.collect()]
 
 
 @pytest.mark.parametrize("name", _metric_names())

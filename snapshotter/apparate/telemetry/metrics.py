@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REGISTRY = CollectorRegistry(auto_describe=True)
+AGENT = CollectorRegistry(auto_describe=True)
+"""The agent's own: its page joins them to those of the services, which have all of `REGISTRY`."""
 _log = get_logger("telemetry.metrics")
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 
@@ -59,6 +61,10 @@ CALLS = Histogram(
 )
 PART_FAILURES = Counter(
     "apparate_service_part_failures", "Attempts to open a part of the service that failed.", ["part"], registry=REGISTRY
+)
+
+API_REQUESTS = Counter(
+    "apparate_agent_api_requests", "Requests to the API server, by outcome.", ["method", "outcome"], registry=AGENT
 )
 
 
