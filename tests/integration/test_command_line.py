@@ -92,6 +92,15 @@ def test_why_explains_the_lazy_and_the_ordinary_image(running: Node, converted: 
     assert on(running, "why", source) != on(running, "why", converted)
 
 
+def test_why_judges_what_is_expected(running: Node, converted: str, source: str) -> None:
+    on(running, "why", "--expect", "lazy", converted)
+    on(running, "why", "--expect", "ordinary", source)
+    for expected, reference in (("ordinary", converted), ("lazy", source)):
+        code, line = refusal("why", "--expect", expected, reference, "--config", running.ours.config)
+        assert code == 5
+        assert f"{reference} is not {expected} on this node" in line
+
+
 def test_why_of_an_unknown_image_is_not_found(running: Node) -> None:
     code, line = refusal("why", "registry.test/never/pulled:1", "--config", running.ours.config)
     assert code == 3
