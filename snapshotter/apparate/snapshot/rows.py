@@ -67,7 +67,7 @@ def from_json(body: bytes) -> list[Record]:
                 f"the running snapshotter has version {page['version']} of the schema, this program knows {SCHEMA_VERSION}"
             )
         return _records([tuple(row) for row in page["rows"]])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, InvalidArgument) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError, InvalidArgument) as error:
         raise FormatError("records of snapshots", "page", str(error)) from error
 
 

@@ -131,6 +131,7 @@ def records() -> Sequence[bytes]:
         json.dumps({"version": 1, "rows": [row]}).encode(),
         json.dumps({"version": 1, "rows": [["INF", *row[1:]]]}).replace('"INF"', "Infinity").encode(),
         json.dumps({"version": 1, "rows": [[*row[:9], "[" * 5000, *row[10:]]]}).encode(),
+        b'{"version": 1, "rows": [[2]]}',
         deep(b'{"rows":', b"}"),
     ]
 

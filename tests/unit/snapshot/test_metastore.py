@@ -101,6 +101,7 @@ def test_an_open_store_maps_no_shared_memory(path: Path, store: Metastore) -> No
         (b"not found", FormatError),
         (b"[]", FormatError),
         (b'{"version": 1, "rows": [[1, 2]]}', FormatError),
+        (b'{"version": 1, "rows": [[2]]}', FormatError),
     ],
 )
 def test_what_is_no_page_of_records_is_refused(body: bytes, error: type[ApparateError]) -> None:
