@@ -26,19 +26,28 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+def ask(socket_path: Path, page: str) -> tuple[int, bytes]:
+    """Return status and body of *page*, as `/readyz`, from the process that serves *socket_path*.
+
+    Raises:
+        Unavailable: nobody serves there.
+    """
+    with closing(_UnixConnection(socket_path)) as connection:
+        try:
+            connection.request("GET", page)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"{socket_path} does not answer: {error}") from error
+
+
 def get_page(socket_path: Path, page: str) -> bytes:
     """Return the body of *page*, as `/metrics`, from the process that serves *socket_path*.
 
     Raises:
         Unavailable: nobody serves there, or it has no such page.
     """
-    with closing(_UnixConnection(socket_path)) as connection:
-        try:
-            connection.request("GET", page)
-            answer = connection.getresponse()
-            body = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(f"{socket_path} does not answer: {error}") from error
-    if answer.status != http.HTTPStatus.OK:
-        raise Unavailable(f"{socket_path} answers {page} with {answer.status}")
+    status, body = ask(socket_path, page)
+    if status != http.HTTPStatus.OK:
+        raise Unavailable(f"{socket_path} answers {page} with {status}")
     return body

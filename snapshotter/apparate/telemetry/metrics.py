@@ -63,8 +63,30 @@ PART_FAILURES = Counter(
     "apparate_service_part_failures", "Attempts to open a part of the service that failed.", ["part"], registry=REGISTRY
 )
 
+REFUSED_WALL_NAME = "apparate_registry_credential_refused_wall_seconds"
+REFUSED_WALL = Gauge(
+    REFUSED_WALL_NAME,
+    "When a registry last refused a credential, Unix time; 0: not since the start.",
+    registry=REGISTRY,
+)
+
 API_REQUESTS = Counter(
     "apparate_agent_api_requests", "Requests to the API server, by outcome.", ["method", "outcome"], registry=AGENT
+)
+AGENT_EVENTS = Counter(
+    "apparate_agent_events",
+    "Events on the node, by outcome: sent, limited, failed.",
+    ["reason", "outcome"],
+    registry=AGENT,
+)
+AGENT_IMAGES = Gauge("apparate_agent_images", "Images on this node, by state.", ["state"], registry=AGENT)
+AGENT_INFO = Gauge("apparate_agent_info", "Always 1.", ["version", "driver"], registry=AGENT)
+AGENT_LAZY = Gauge("apparate_agent_mode_lazy", "1: new images are loaded on demand.", registry=AGENT)
+AGENT_PREPARE_FAILED = Gauge("apparate_agent_prepare_failed", "1: the node could not be prepared.", registry=AGENT)
+AGENT_READY = Gauge("apparate_agent_ready", "1: a lazy pod would start here now.", registry=AGENT)
+AGENT_SECRETS = Gauge("apparate_agent_secrets", "Secrets whose credentials are on the host.", registry=AGENT)
+AGENT_SERVICE_UP = Gauge(
+    "apparate_agent_service_up", "1: the service of the host is ready.", ["service"], registry=AGENT
 )
 
 
@@ -162,11 +184,17 @@ def _tcp_server(address: str, handler: type[http.server.BaseHTTPRequestHandler])
     if not colon or not port.isdigit():
         raise InvalidArgument(f"telemetry address {address!r}: write host:port")
     host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    everywhere = not host and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if everywhere or ":" in host else socket.AF_INET
 
     class Server(http.server.ThreadingHTTPServer):
         address_family = family
         block_on_close = False
+
+        def server_bind(self) -> None:
+            if everywhere:
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            super().server_bind()
 
     try:
         return Server((host, int(port)), handler)
