@@ -6,6 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from apparate.errors import RegistryError, Unavailable
 from apparate.registry.challenge import Challenge, parse_challenges
 from apparate.registry.tokens import Realm, basic, fetch_token
 from apparate.registry.transport import Response, Route
+from apparate.telemetry import metrics
 from apparate.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -121,7 +123,9 @@ class Negotiation:
         sent = self._sent
         if sent is not None and sent is self._fresh:
             self._tried.add(sent.credential)
-            self._log_refusal(sent.credential, response.status)
+            # A fresh token that is refused says what it may not do, a password who it is not.
+            is_wrong = challenge is not None and challenge.scheme == "basic"
+            self._log_refusal(sent.credential, response.status, is_wrong=is_wrong)
         return self._renewed(sent) is not None
 
     def _renewed(self, old: Grant | None) -> Grant | None:
@@ -163,7 +167,7 @@ class Negotiation:
         try:
             token = fetch_token(self._sender, realm, credential, route, self._deadline)
         except RegistryError as error:
-            self._log_refusal(credential, error.status)
+            self._log_refusal(credential, error.status, is_wrong=True)
             return None
         return Grant(f"Bearer {token.value}", token.use_until, credential)
 
@@ -178,9 +182,12 @@ class Negotiation:
         asked = tuple(challenge.parameters.get("scope", "").split())
         return Realm(url, challenge.parameters.get("service", ""), tuple(dict.fromkeys((*asked, *self._scopes))))
 
-    def _log_refusal(self, credential: Credential | None, status: int) -> None:
-        if credential is not None:
-            _log.warning(EVENT_CREDENTIAL_REFUSED, host=self._endpoint.host, source=credential.source, status=status)
+    def _log_refusal(self, credential: Credential | None, status: int, *, is_wrong: bool) -> None:
+        if credential is None:
+            return
+        _log.warning(EVENT_CREDENTIAL_REFUSED, host=self._endpoint.host, source=credential.source, status=status)
+        if is_wrong and status == HTTPStatus.UNAUTHORIZED:
+            metrics.REFUSED_WALL.set_to_current_time()
 
 
 def _best(challenges: tuple[Challenge, ...]) -> Challenge | None:
