@@ -9,6 +9,8 @@ from typing import Literal
 from apparate.errors import FailedPrecondition, InvalidArgument
 
 Mode = Literal["lazy", "ordinary"]
+REASON_ORDINARY = "this node is in the mode 'ordinary'"
+"""Why a layer is not lazy that was prepared in that mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,8 @@ class SnapshotterSettings:
 
     mode: Mode = "lazy"
     """`ordinary`: new images are unpacked as by overlayfs; lazy ones that are here go on."""
-    mode_file: Path | None = None
-    """If this file exists, its one word overrides `mode`; read at every layer, so no restart is needed."""
+    mode_file: Path | None = Path("/var/lib/apparate/mode")
+    """If this file exists, its one word overrides `mode`; read at every layer, so no restart is needed. The agent writes it."""
 
     lazy_registries: tuple[str, ...] = ()
     """Whose images may be loaded lazily: `host[:port]`, or `host[:port]/repository` with everything below it; empty: all.

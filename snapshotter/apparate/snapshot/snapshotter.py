@@ -28,7 +28,7 @@ from apparate.snapshot.reconcile import metadata_lost, reconcile_directories
 from apparate.snapshot.remote import Loader, Usage
 from apparate.snapshot.resolver import Decision, LayerResolver, Verdict
 from apparate.snapshot.root import RootLock
-from apparate.snapshot.settings import SnapshotterSettings, mode_of
+from apparate.snapshot.settings import REASON_ORDINARY, SnapshotterSettings, mode_of
 from apparate.snapshot.unpack import Applier, Unpacker
 from apparate.telemetry.logging import get_logger
 from apparate.telemetry.metrics import PREPARES
@@ -251,7 +251,7 @@ class Snapshotter:
     @contextmanager
     def _deciding(self, parent: str, labels: Mapping[str, str]) -> Iterator[Decision]:
         if self._mode() == "ordinary":
-            yield Decision(Verdict.ORDINARY, None, "this node is in the mode 'ordinary'")
+            yield Decision(Verdict.ORDINARY, None, REASON_ORDINARY)
             return
         below = self._store.find(parent) if parent else None
         parent_is_lazy = below is not None and below.origin is Origin.LAZY
