@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "profile": "Print what containers of an image have touched, as a prefetch list.",
     "fsck": "Check the layers on this node against their digests.",
     "node": "This node: check it, configure its containerd, give it back.",
+    "agent": "The chart's pod: prepare a node of a cluster, feed it credentials, say how it is.",
     "config": "Settings: defaults, and what is in force.",
 }
 """Name and one line of help; the module of the same name holds `command`."""

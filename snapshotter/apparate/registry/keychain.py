@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FILES_MAX = 256
 """Credential files considered in our own directory."""
 FILE_BYTES_MAX = 1024 * 1024
+LEAVING_NAME = ".leaving"
+"""A file of this name in our own directory says that credentials of the cluster are to go when no layer needs them."""
 HELPER_TIMEOUT_S = 10.0
 HELPER_OUTPUT_BYTES_MAX = 64 * 1024
 EVENT_FILE_REFUSED = "credential file cannot be used"

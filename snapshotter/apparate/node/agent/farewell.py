@@ -1,0 +1,67 @@
+"""What stays when a node leaves the chart, because its label or the release has gone: nothing but what containers need.
+
+New images are ordinary from then on. A container on a layer that is not complete still reads from a registry, so credentials
+stay while there is one, with a note beside them; the loader completes such layers in quiet times, and takes the note for the
+order to remove the credentials as soon as no layer in use needs them (`loader/credentials.py`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from apparate.errors import ApparateError
+from apparate.node import files
+from apparate.node.agent import credentials
+from apparate.node.agent.services import LOADER, Services
+from apparate.registry.keychain import LEAVING_NAME
+from apparate.snapshot.model import Origin
+from apparate.telemetry.logging import get_logger
+
+_log = get_logger("node.agent.farewell")
+
+CREDENTIALS_STAY: Final = "credentials stay until no container needs them"
+
+LAYERS_NAME: Final = "apparate_layer_layers"
+
+
+def give_up_credentials(directory: Path, services: Services) -> bool:
+    """Remove the credentials of the cluster, now or as soon as no container needs them; return whether it was now.
+
+    Raises:
+        Unavailable: the disk does not take it.
+    """
+    if not credentials.ours(directory):
+        return True
+    if _are_needed(services):
+        files.replace(directory / LEAVING_NAME, b"", mode=0o600)
+        _log.info(CREDENTIALS_STAY, path=str(directory))
+        return False
+    credentials.remove_all(directory)
+    stay(directory)
+    return True
+
+
+def stay(directory: Path) -> None:
+    """The node is of the chart again: credentials are not to be removed. Raises Unavailable: the disk does not take it."""
+    if directory.exists():
+        files.replace(directory / LEAVING_NAME, None)
+
+
+def _are_needed(services: Services) -> bool:
+    """Whether a container stands on a layer that may be incomplete; so it is if nobody can tell."""
+    try:
+        found = services.images()
+    except ApparateError:
+        return True
+    used = any(image.containers and any(layer.origin is Origin.LAZY for layer in image.layers) for image in found)
+    return used and _incomplete(services) != 0
+
+
+def _incomplete(services: Services) -> float | None:
+    for service, families in services.families():
+        for family in families if service == LOADER else ():
+            for sample in family.samples:
+                if sample.name == LAYERS_NAME and sample.labels.get("state") == "lazy":
+                    return float(sample.value)
+    return None

@@ -1,0 +1,106 @@
+"""What a node says of itself to the cluster: a condition and annotations, on change and every five minutes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from apparate.errors import ApparateError
+from apparate.kubernetes.client import MERGE, Client, collection
+from apparate.node.agent.settings import ANNOTATION_PREFIX, CONDITION
+from apparate.telemetry.logging import get_logger
+
+_log = get_logger("node.agent.report")
+
+NOT_REPORTED: Final = "state of the node cannot be reported"
+
+HEARTBEAT_S: Final = 300.0
+MESSAGE_CHARS_MAX: Final = 1000
+ANNOTATIONS: Final = ("version", "mode", "driver", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is reported.
+
+    Attributes:
+        ready: whether a lazy pod would start here now.
+        reason: one word, for machines.
+        message: one sentence.
+        version, mode, driver, error: annotations; empty ones are removed.
+    """
+
+    ready: bool
+    reason: str
+    message: str
+    version: str = ""
+    mode: str = ""
+    driver: str = ""
+    error: str = ""
+
+
+class Reporter:
+    """Reports of one node. Thread-safe; never raises: the next report may succeed."""
+
+    def __init__(self, client: Client, node: str) -> None:
+        self._client = client
+        self._path = f"{collection('v1', 'nodes')}/{node}"
+        self._lock = threading.Lock()
+        self._told: State | None = None
+        self._told_at = 0.0
+        self._was_ready: bool | None = None
+        self._since = ""
+
+    def report(self, state: State) -> bool:
+        """Report *state* if it is new or the last report is old; return whether the server knows it."""
+        with self._lock:
+            if state == self._told and time.monotonic() - self._told_at < HEARTBEAT_S:
+                return True
+            try:
+                self._patch_condition(state)
+                self._patch_annotations(state)
+            except ApparateError as error:
+                _log.warning(NOT_REPORTED, error=str(error))
+                return False
+            self._told, self._told_at = state, time.monotonic()
+            return True
+
+    def remove(self) -> None:
+        """Say nothing of this node any more. Raises ApparateError: the server does not take it."""
+        gone = {"type": CONDITION, "$patch": "delete"}
+        self._client.patch(f"{self._path}/status", {"status": {"conditions": [gone]}})
+        self._annotate(dict.fromkeys(ANNOTATIONS))
+
+    def _patch_condition(self, state: State) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if self._was_ready is None:
+            self._was_ready, self._since = self._known()
+        if self._was_ready != state.ready:
+            self._was_ready, self._since = state.ready, now
+        condition = {
+            "type": CONDITION,
+            "status": "True" if state.ready else "False",
+            "reason": state.reason,
+            "message": state.message[:MESSAGE_CHARS_MAX],
+            "lastHeartbeatTime": now,
+            "lastTransitionTime": self._since or now,
+        }
+        self._client.patch(f"{self._path}/status", {"status": {"conditions": [condition]}})
+
+    def _known(self) -> tuple[bool | None, str]:
+        """Return what an earlier pod has reported, so that its transition keeps its time."""
+        for condition in self._client.get(self._path).get("status", {}).get("conditions") or ():
+            if condition.get("type") == CONDITION:
+                return condition.get("status") == "True", str(condition.get("lastTransitionTime") or "")
+        return None, ""
+
+    def _patch_annotations(self, state: State) -> None:
+        self._annotate({name: getattr(state, name)[:MESSAGE_CHARS_MAX] or None for name in ANNOTATIONS})
+
+    def _annotate(self, values: Mapping[str, str | None]) -> None:
+        annotations = {f"{ANNOTATION_PREFIX}{name}": value for name, value in values.items()}
+        self._client.patch(self._path, {"metadata": {"annotations": annotations}}, MERGE)

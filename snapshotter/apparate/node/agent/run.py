@@ -1,0 +1,294 @@
+"""`apparate agent run`: feed one node with credentials and its mode, and say how it is, until told to end.
+
+    Follower(Secrets)… ──> Credentials ──> /etc/apparate/credentials
+    Follower(own node) ──> mode file                                  each from its own thread
+    every few seconds  ──> health ──> condition, annotations, events, metrics
+
+Nothing here is in the data path. Whatever fails is tried again; what is on the host stays as it was meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+import apparate
+from apparate.errors import ApparateError, NotFound
+from apparate.kubernetes.client import Client, Object, collection
+from apparate.kubernetes.errors import Denied
+from apparate.kubernetes.watch import Follower, Objects
+from apparate.node.agent import credentials, events, exposition, farewell, health
+from apparate.node.agent.credentials import Credentials, Source
+from apparate.node.agent.events import Events
+from apparate.node.agent.health import Health
+from apparate.node.agent.mode import ModeFile
+from apparate.node.agent.ownership import Ownership
+from apparate.node.agent.report import Reporter, State
+from apparate.node.agent.services import Services
+from apparate.node.agent.settings import LABEL, LABEL_VALUE, AgentSettings
+from apparate.node.agent.survey import Survey
+from apparate.node.agent.turns import Turns
+from apparate.snapshot.settings import Mode
+from apparate.telemetry import metrics
+from apparate.telemetry.health import Health as Checks
+from apparate.telemetry.logging import get_logger
+from apparate.telemetry.metrics import Page
+
+_log = get_logger("node.agent.run")
+
+AGENT_READY: Final = "agent ready"
+AGENT_STOPPED: Final = "agent stopped"
+NODE_LEAVES: Final = "node leaves the chart"
+NODE_STAYS: Final = "node stays with the chart"
+UPDATE_FAILED: Final = "node cannot be brought up to date, it is tried again"
+
+LOOK_S: Final = 5.0
+"""Between two looks at the node."""
+SURVEY_S: Final = 20.0
+"""Between two looks at its images."""
+ALIVE_S: Final = 60.0
+"""Between two signs of life for other releases."""
+STUCK_S: Final = 120.0
+"""A main loop that has not turned for so long hangs: liveness fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things are on the host, as the pod sees them."""
+
+    credentials_dir: Path
+    mode_file: Path
+    node_record: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an agent is made of; *mode* returns the mode in force."""
+
+    client: Client
+    ownership: Ownership
+    services: Services
+    reporter: Reporter
+    news: Events
+    turns: Turns
+    places: Places
+    mode: Callable[[], Mode]
+
+
+class Agent:
+    """Runs on one node."""
+
+    def __init__(self, settings: AgentSettings, parts: Parts, pause_s: float = LOOK_S) -> None:
+        self._settings = settings
+        self._parts = parts
+        self._pause_s = pause_s
+        self._mode_file = ModeFile(parts.places.mode_file)
+        self._labelled: bool | None = None
+        self._wanted = threading.Event()
+        self._last_turn_s = time.monotonic()
+        self._said: Health | None = None
+        self._secrets_said = ""
+        sources = [Source(settings.namespace, name) for name in settings.secrets]
+        sources += [Source(namespace) for namespace in settings.follow_namespaces]
+        self._credentials = Credentials(parts.places.credentials_dir, sources)
+        self._followers = [self._node_follower(), *(self._secret_follower(source) for source in sources)]
+        self._survey = Survey(parts.services, parts.news)
+        self._checks = Checks()
+        self._checks.add("node", self._not_ready)
+        self._look_at = health.Sources(
+            services=parts.services,
+            ownership=parts.ownership,
+            mode=parts.mode,
+            secrets=self._credentials.problem,
+            credentials_dir=parts.places.credentials_dir,
+            node_record=parts.places.node_record,
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until *stop* is set, then leave the node or not, as the cluster says.
+
+        Raises:
+            FailedPrecondition: another release is at work on this node.
+        """
+        self._parts.ownership.claim()
+        farewell.stay(self._parts.places.credentials_dir)
+        if not self._followers[1:]:
+            credentials.remove_all(self._parts.places.credentials_dir)  # of Secrets that are named no more
+        for follower in self._followers:
+            follower.start()
+        _log.info(AGENT_READY, version=apparate.__version__, node=self._settings.node, pod=self._settings.pod)
+        try:
+            self._work(stop)
+        finally:
+            for follower in self._followers:
+                follower.stop()
+        self._end()
+        _log.info(AGENT_STOPPED)
+
+    def live_page(self) -> Page:
+        """Return 200 as long as the main loop turns."""
+        stuck = time.monotonic() - self._last_turn_s > STUCK_S
+        status = HTTPStatus.SERVICE_UNAVAILABLE if stuck else HTTPStatus.OK
+        return Page(status, "text/plain", b"the main loop hangs\n" if stuck else b"ok\n")
+
+    def ready_page(self) -> Page:
+        """Return 200 if a lazy pod would start here now."""
+        return self._checks.ready_page()
+
+    def metrics_page(self) -> Page:
+        """Return the metrics of this node."""
+        return exposition.page(self._parts.services.families)
+
+    def _not_ready(self) -> str:
+        found = health.look(self._look_at)
+        return "" if found.ready else f"{found.reason}: {found.message}"
+
+    def _work(self, stop: threading.Event) -> None:
+        surveyed_s = alive_s = -math.inf
+        has_cleared = False
+        while not stop.is_set():
+            now = self._last_turn_s = time.monotonic()
+            has_cleared = has_cleared or self._clear_turns()
+            self._apply_label()
+            try:
+                self._tell(health.look(self._look_at))
+            except ApparateError as error:
+                _log.warning(UPDATE_FAILED, error=str(error))
+            if now - surveyed_s >= SURVEY_S:
+                surveyed_s = now
+                self._survey.look()
+            if now - alive_s >= ALIVE_S:
+                alive_s = now
+                self._parts.ownership.sign_of_life()
+            self._wait(stop)
+
+    def _wait(self, stop: threading.Event) -> None:
+        """Wait for the next look, less long when something has changed."""
+        deadline = time.monotonic() + self._pause_s
+        while not stop.is_set() and not self._wanted.is_set() and time.monotonic() < deadline:
+            stop.wait(min(0.2, self._pause_s))
+        self._wanted.clear()
+
+    def _tell(self, found: Health) -> None:
+        version, driver = apparate.__version__, self._parts.ownership.found().driver
+        error = "" if found.ready or found.reason == health.MODE_ORDINARY else found.message
+        self._parts.reporter.report(
+            State(found.ready, found.reason, found.message, version, self._mode(), driver, error)
+        )
+        metrics.AGENT_READY.set(found.ready)
+        metrics.AGENT_INFO.labels(version, driver).set(1)
+        metrics.AGENT_LAZY.set(self._mode() == "lazy")
+        metrics.AGENT_SECRETS.set(self._credentials.count())
+        down = self._parts.services.problems()
+        for name in self._parts.services.sockets:
+            metrics.AGENT_SERVICE_UP.labels(name).set(name not in down)
+        self._tell_change(found)
+
+    def _tell_change(self, found: Health) -> None:
+        before, self._said = self._said, found
+        if before is None or before != found:
+            reason = {
+                health.READY: events.READY,
+                health.SECRET_UNUSABLE: events.SECRET_UNUSABLE,
+                health.CREDENTIALS_REFUSED: events.CREDENTIALS_REFUSED,
+                health.MODE_ORDINARY: events.MODE_CHANGED,
+            }.get(found.reason, events.NOT_READY)
+            if before is not None or not found.ready:
+                self._parts.news.emit(reason, found.message)
+        wrong = self._credentials.followed_problem()
+        if wrong and wrong != self._secrets_said:
+            self._parts.news.emit(events.SECRET_UNUSABLE, wrong)
+        self._secrets_said = wrong
+
+    def _mode(self) -> str:
+        try:
+            return self._parts.mode()
+        except ApparateError:
+            return ""
+
+    def _clear_turns(self) -> bool:
+        """Free a turn that this node failed at before it was mended by hand; `prepare` asked no server then."""
+        try:
+            self._parts.turns.clear_mine()
+        except ApparateError:
+            return False
+        return True
+
+    def _apply_label(self) -> None:
+        if self._labelled is None:
+            return
+        try:
+            self._mode_file.set("lazy" if self._labelled else "ordinary")
+        except ApparateError as error:
+            _log.warning(UPDATE_FAILED, error=str(error))
+
+    def _node_follower(self) -> Follower:
+        query = {"fieldSelector": f"metadata.name={self._settings.node}"}
+        return Follower(self._parts.client, collection("v1", "nodes"), query, self._node_changed)
+
+    def _node_changed(self, objects: Objects) -> None:
+        for node in objects.values():  # none: the node left the cluster, which says nothing of its label
+            self._labelled = is_labelled(node)
+        self._apply_label()
+        self._wanted.set()
+
+    def _secret_follower(self, source: Source) -> Follower:
+        selector = f"metadata.name={source.name}" if source.name else f"type={credentials.DOCKER_CONFIG_TYPE}"
+        path = collection("v1", "secrets", source.namespace)
+
+        def changed(objects: Objects) -> None:
+            self._credentials.update(source, objects)
+            self._wanted.set()
+
+        return Follower(self._parts.client, path, {"fieldSelector": selector}, changed)
+
+    def _end(self) -> None:
+        """Decide, as the pod ends, whether the node goes on as it is."""
+        try:
+            why = self._why_leave()
+            if not why:
+                _log.info(NODE_STAYS)
+                return
+            _log.info(NODE_LEAVES, reason=why)
+            self._mode_file.set("ordinary")
+            farewell.give_up_credentials(self._parts.places.credentials_dir, self._parts.services)
+            self._parts.ownership.leave()
+            state = State(
+                ready=False,
+                reason="NotSelected",
+                message=f"{why}: new images are ordinary, running lazy containers go on",
+            )
+            self._parts.reporter.report(state)
+        except ApparateError as error:
+            _log.error(UPDATE_FAILED, error=str(error))
+
+    def _why_leave(self) -> str:
+        """Return why this node is no longer the chart's; empty if it is, or if nobody can tell."""
+        settings = self._settings
+        path = f"{collection('apps/v1', 'daemonsets', settings.namespace)}/{settings.daemonset}"
+        try:
+            daemonset = self._parts.client.get(path)
+        except NotFound:
+            return "the chart was removed"
+        except Denied:
+            return "the chart was removed, and this pod's rights with it"
+        except ApparateError:
+            return ""
+        if daemonset.get("metadata", {}).get("deletionTimestamp"):
+            return "the chart is being removed"
+        try:
+            node = self._parts.client.get(f"{collection('v1', 'nodes')}/{settings.node}")
+        except ApparateError:
+            return ""
+        return "" if is_labelled(node) else f"the label {LABEL} is gone"
+
+
+def is_labelled(node: Object) -> bool:
+    """Whether *node* carries the label by which the DaemonSet finds it."""
+    return (node.get("metadata", {}).get("labels") or {}).get(LABEL) == LABEL_VALUE
