@@ -131,8 +131,10 @@ class Follower:
             self._changed(dict(self._objects))
 
     def _note(self, error: ApparateError | None) -> None:
+        if self._stop.is_set():
+            return
         before, self._problem = self._problem, error
-        if error is not None and (before is None or str(before) != str(error)):
+        if error is not None and type(before) is not type(error):
             _log.warning(LOST, path=self._path, error=str(error))
         elif error is None and before is not None:
             _log.info(FOUND, path=self._path)
