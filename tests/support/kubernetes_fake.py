@@ -52,6 +52,7 @@ class FakeKubernetes:
     _broken_watches: int = 0
     _answer: Refused | None = None
     _server: Server | None = None
+    _port: int = 0
     requests: list[str] = field(default_factory=list)
     """`METHOD path?query` of each request, in order."""
 
@@ -65,8 +66,7 @@ class FakeKubernetes:
 
     @property
     def port(self) -> int:
-        assert self._server is not None
-        return int(self._server.server_address[1])
+        return self._port
 
     def _listen(self, port: int) -> None:
         fake = self
@@ -75,6 +75,7 @@ class FakeKubernetes:
             server_state = fake
 
         self._server = Server(("127.0.0.1", port), Bound)
+        self._port = int(self._server.server_address[1])
         if self.certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*self.certificate)
@@ -285,6 +286,8 @@ def _selected(value: Json, selector: str) -> bool:
         return True
     if name == "metadata.name":
         return bool(value["metadata"]["name"] == wanted)
+    if name == "type" and value["kind"] == "Secret":
+        return bool(value.get("type") == wanted)
     raise Refused(400, "BadRequest", f"field label not supported: {name}")
 
 

@@ -100,6 +100,16 @@ class KubernetesApiSuite:
         found = server.client.get(secrets, {"fieldSelector": f"metadata.name={name}"})
         assert [item["metadata"]["name"] for item in found["items"]] == [name]
 
+    def test_secrets_are_listed_by_their_type(self, server: ApiServer) -> None:
+        secrets = collection("v1", "secrets", server.namespace)
+        pull, other = _name("pull"), _name("other")
+        server.client.create(secrets, _secret(pull, "{}"))
+        server.client.create(secrets, {"metadata": {"name": other}, "type": "Opaque"})
+        found = server.client.get(secrets, {"fieldSelector": "type=kubernetes.io/dockerconfigjson"})
+        names = {item["metadata"]["name"] for item in found["items"]}
+        assert pull in names
+        assert other not in names
+
     def test_watch_tells_what_happened_after_a_version(self, server: ApiServer) -> None:
         secrets = collection("v1", "secrets", server.namespace)
         name = _name("pull")
