@@ -106,6 +106,11 @@ class LayerManager:
         """Identity of the catalogue that numbers the layers: another one gives the same numbers to other layers."""
         return self._catalogue.identity
 
+    def has_incomplete_mounted(self) -> bool:
+        """Return whether a mounted layer may still be read from a registry."""
+        pinned = self._catalogue.pinned()
+        return any(info.digest in pinned and not info.complete for info in self._catalogue.all())
+
     def _wake(self) -> None:
         self._upkeep.wake()
 

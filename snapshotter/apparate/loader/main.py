@@ -6,9 +6,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from apparate.layer.manager import LayerManager
+from apparate.loader.farewell import Farewell
 from apparate.loader.handshake import open_device
 from apparate.loader.images import ManagedImages
 from apparate.loader.listener import LoaderListener
@@ -57,6 +59,10 @@ def run(loader: LoaderSettings, layers: LayerSettings, registry: RegistrySetting
         manager = LayerManager(layers, client, listener)
         rest.callback(manager.close)
         rest.callback(client.close)  # before the manager: what waits for a registry would hold it up
+        if registry.credentials_dir:
+            farewell = Farewell(Path(registry.credentials_dir), lambda: manager.has_incomplete_mounted())
+            rest.callback(farewell.stop)
+            farewell.start()
         session = open_session(loader, run_dir.fds, Catalogued(manager.identity, layers.root))
         process = LoaderProcess(loader, layers.root, session, ManagedImages(manager), listener)
 

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 FILES_MAX = 256
 """Credential files considered in our own directory."""
 FILE_BYTES_MAX = 1024 * 1024
+CLUSTER_PREFIX = "chart-"
+"""Files of our own directory whose names begin so come from Secrets of the cluster."""
 LEAVING_NAME = ".leaving"
-"""A file of this name in our own directory says that credentials of the cluster are to go when no layer needs them."""
+"""A file of this name in our own directory says that those of the cluster are to go when no layer needs them."""
 HELPER_TIMEOUT_S = 10.0
 HELPER_OUTPUT_BYTES_MAX = 64 * 1024
 EVENT_FILE_REFUSED = "credential file cannot be used"
@@ -103,6 +105,11 @@ class Keychain:
         with self._lock:
             self._read[path] = _Read(stamp, config)
         return config
+
+
+def cluster_files(directory: Path) -> list[Path]:
+    """Return the credential files in *directory* that come from the cluster."""
+    return sorted(directory.glob(f"{CLUSTER_PREFIX}*.json")) if directory.is_dir() else []
 
 
 def _docker_config(setting: str, environ: Mapping[str, str]) -> Path | None:

@@ -450,3 +450,15 @@ def test_a_member_that_does_not_fit_in_memory_is_refused(
 def test_settings_that_make_no_sense_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(InvalidArgument, match=r"layers\."):
         replaced(LayerSettings(), **change)
+
+
+def test_registries_are_needed_while_a_mounted_layer_is_not_complete(
+    manager: LayerManager, registry: FakeRegistry
+) -> None:
+    image = resolve(manager, registry, sample_layer())
+    assert not manager.has_incomplete_mounted()
+    manager.pin(image.digest, "mount")
+    assert manager.has_incomplete_mounted()
+    image.complete(Deadline.after(10))
+    manager.sync()
+    assert not manager.has_incomplete_mounted()

@@ -23,7 +23,7 @@ from apparate.kubernetes.client import Object
 from apparate.kubernetes.watch import Objects
 from apparate.node import files
 from apparate.registry.docker_config import parse_docker_config
-from apparate.registry.keychain import FILE_BYTES_MAX
+from apparate.registry.keychain import CLUSTER_PREFIX, FILE_BYTES_MAX, cluster_files
 from apparate.telemetry.logging import get_logger
 
 _log = get_logger("node.agent.credentials")
@@ -31,7 +31,6 @@ _log = get_logger("node.agent.credentials")
 WRITTEN: Final = "credentials written"
 REMOVED: Final = "credentials removed"
 
-PREFIX: Final = "chart-"
 DOCKER_CONFIG_TYPE: Final = "kubernetes.io/dockerconfigjson"
 DOCKER_CFG_TYPE: Final = "kubernetes.io/dockercfg"
 """The older one: the table `auths` without its name."""
@@ -81,7 +80,7 @@ class Credentials:
 
     def count(self) -> int:
         """Return how many Secrets are in use."""
-        return len(ours(self._directory))
+        return len(cluster_files(self._directory))
 
     def _write_all(self) -> None:
         wanted: dict[Path, bytes] = {}
@@ -91,7 +90,7 @@ class Credentials:
                 wanted |= self._wanted(source, secrets)
         try:
             self._directory.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-            for path in ours(self._directory):
+            for path in cluster_files(self._directory):
                 if path not in wanted and not self._may_be_wanted(path):
                     files.replace(path, None)
                     _log.info(REMOVED, path=str(path))
@@ -126,7 +125,7 @@ class Credentials:
         silent = [source for source, secrets in self._told.items() if secrets is None]
         names = {file_name(source.namespace, source.name) for source in silent if source.name}
         return path.name in names or any(
-            path.name.startswith(f"{PREFIX}{source.namespace}_") for source in silent if not source.name
+            path.name.startswith(f"{CLUSTER_PREFIX}{source.namespace}_") for source in silent if not source.name
         )
 
     def _path(self, secret: Object) -> Path:
@@ -136,16 +135,11 @@ class Credentials:
 
 def remove_all(directory: Path) -> int:
     """Remove every credential that came from the cluster; return how many there were. Raises Unavailable."""
-    found = ours(directory)
+    found = cluster_files(directory)
     for path in found:
         files.replace(path, None)
         _log.info(REMOVED, path=str(path))
     return len(found)
-
-
-def ours(directory: Path) -> list[Path]:
-    """Return the credential files that came from the cluster."""
-    return sorted(directory.glob(f"{PREFIX}*.json")) if directory.is_dir() else []
 
 
 def file_name(namespace: str, name: str) -> str:
@@ -153,7 +147,7 @@ def file_name(namespace: str, name: str) -> str:
     plain = f"{namespace}_{name}"
     if len(plain) > NAME_CHARS_MAX:
         plain = f"{plain[:NAME_CHARS_MAX]}_{hashlib.sha256(plain.encode()).hexdigest()[:16]}"
-    return f"{PREFIX}{plain}.json"
+    return f"{CLUSTER_PREFIX}{plain}.json"
 
 
 def docker_config(secret: Object) -> bytes:

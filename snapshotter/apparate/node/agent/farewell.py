@@ -2,7 +2,7 @@
 
 New images are ordinary from then on. A container on a layer that is not complete still reads from a registry, so credentials
 stay while there is one, with a note beside them; the loader completes such layers in quiet times, and takes the note for the
-order to remove the credentials as soon as no layer in use needs them (`loader/credentials.py`).
+order to remove the credentials as soon as no layer in use needs them (`loader/farewell.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from apparate.errors import ApparateError
 from apparate.node import files
 from apparate.node.agent import credentials
 from apparate.node.agent.services import LOADER, Services
-from apparate.registry.keychain import LEAVING_NAME
+from apparate.registry.keychain import LEAVING_NAME, cluster_files
 from apparate.snapshot.model import Origin
 from apparate.telemetry.logging import get_logger
 
@@ -31,7 +31,7 @@ def give_up_credentials(directory: Path, services: Services) -> bool:
     Raises:
         Unavailable: the disk does not take it.
     """
-    if not credentials.ours(directory):
+    if not cluster_files(directory):
         return True
     if _are_needed(services):
         files.replace(directory / LEAVING_NAME, b"", mode=0o600)

@@ -11,9 +11,9 @@ from typing import Final
 
 from apparate.errors import ApparateError
 from apparate.node import files
-from apparate.node.agent import credentials
 from apparate.node.agent.ownership import Ownership
 from apparate.node.agent.services import Services
+from apparate.registry.keychain import cluster_files
 from apparate.snapshot.settings import Mode
 from apparate.telemetry.metrics import REFUSED_WALL_NAME
 
@@ -114,7 +114,7 @@ def _was_refused(sources: Sources) -> bool:
     refused = max((_refused_at(text) for _, text in sources.services.families()), default=0.0)
     if not refused or time.time() - refused > REFUSAL_COUNTS_S:
         return False
-    changed = max((path.stat().st_mtime for path in credentials.ours(sources.credentials_dir)), default=0.0)
+    changed = max((path.stat().st_mtime for path in cluster_files(sources.credentials_dir)), default=0.0)
     return refused > changed
 
 

@@ -20,11 +20,10 @@ from apparate.node.agent.credentials import (
     Source,
     docker_config,
     file_name,
-    ours,
     remove_all,
 )
 from apparate.registry.deadline import Deadline
-from apparate.registry.keychain import Keychain
+from apparate.registry.keychain import Keychain, cluster_files
 from apparate.registry.settings import RegistrySettings
 
 SECRET = "hunter2-very-secret"
@@ -65,7 +64,7 @@ def _users(directory: Path, host: str = "registry.example") -> list[str]:
 def test_keychain_finds_what_was_written(directory: Path) -> None:
     Credentials(directory, [ONE]).update(ONE, told(secret_of(auths())))
     assert _users(directory) == ["u"]
-    (path,) = ours(directory)
+    (path,) = cluster_files(directory)
     assert path.stat().st_mode & 0o777 == 0o600
     assert directory.stat().st_mode & 0o777 == 0o700
     assert path.name == "chart-apparate_pull.json"
@@ -76,7 +75,7 @@ def test_changed_secret_is_tried_first_and_an_unchanged_one_keeps_its_time(direc
     made = Credentials(directory, [ONE, other])
     made.update(ONE, told(secret_of(auths("old"))))
     made.update(other, told(secret_of(auths("other"), "other")))
-    for path in ours(directory):
+    for path in cluster_files(directory):
         os.utime(path, (1000, 1000))
     made.update(ONE, told(secret_of(auths("new"))))
     assert _users(directory) == ["new", "other"]
@@ -87,7 +86,7 @@ def test_file_goes_with_its_secret(directory: Path) -> None:
     made = Credentials(directory, [ONE])
     made.update(ONE, told(secret_of(auths())))
     made.update(ONE, {})
-    assert ours(directory) == []
+    assert cluster_files(directory) == []
     assert made.problem() == "Secret apparate/pull does not exist: create it, or do not name it"
 
 
@@ -95,7 +94,7 @@ def test_secret_that_becomes_unusable_takes_its_file_along(directory: Path) -> N
     made = Credentials(directory, [ONE])
     made.update(ONE, told(secret_of(auths())))
     made.update(ONE, told(secret_of("{", "pull")))
-    assert ours(directory) == []
+    assert cluster_files(directory) == []
     assert "cannot be used" in made.problem()
     made.update(ONE, told(secret_of(auths())))
     assert made.problem() == ""
@@ -105,7 +104,7 @@ def test_files_of_secrets_that_are_named_no_more_go(directory: Path) -> None:
     Credentials(directory, [ONE]).update(ONE, told(secret_of(auths())))
     new = Source("apparate", "new")
     Credentials(directory, [new]).update(new, told(secret_of(auths("n"), "new")))
-    assert [path.name for path in ours(directory)] == ["chart-apparate_new.json"]
+    assert [path.name for path in cluster_files(directory)] == ["chart-apparate_new.json"]
 
 
 def test_file_whose_source_has_not_told_yet_stays(directory: Path) -> None:
@@ -115,9 +114,9 @@ def test_file_whose_source_has_not_told_yet_stays(directory: Path) -> None:
     first.update(ONE, told(secret_of(auths())))
     second = Credentials(directory, [ONE, followed])
     second.update(ONE, told(secret_of(auths("x"))))
-    assert len(ours(directory)) == 2
+    assert len(cluster_files(directory)) == 2
     second.update(followed, {})
-    assert len(ours(directory)) == 1
+    assert len(cluster_files(directory)) == 1
 
 
 def test_files_of_others_are_left_alone(directory: Path) -> None:
@@ -134,7 +133,7 @@ def test_files_of_others_are_left_alone(directory: Path) -> None:
 def test_file_that_others_may_read_is_closed(directory: Path) -> None:
     made = Credentials(directory, [ONE])
     made.update(ONE, told(secret_of(auths())))
-    (path,) = ours(directory)
+    (path,) = cluster_files(directory)
     path.chmod(0o644)
     made.update(ONE, told(secret_of(auths())))
     assert path.stat().st_mode & 0o777 == 0o600
@@ -189,7 +188,7 @@ def test_followed_namespace_has_a_limit_and_the_newest_win(directory: Path) -> N
         for number in range(FOLLOWED_MAX + 2)
     ]
     made.update(followed, told(*many))
-    names = {path.name for path in ours(directory)}
+    names = {path.name for path in cluster_files(directory)}
     assert len(names) == FOLLOWED_MAX
     assert file_name("team", "s000") not in names
     assert made.problem() == ""
