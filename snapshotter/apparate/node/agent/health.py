@@ -31,10 +31,11 @@ _APPLIED: Final = "applied"
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """One look: *reason* is one word, *message* one sentence."""
+    """One look: *reason* is one word, *message* one sentence, *down* are the services that are not ready."""
 
     reason: str
     message: str
+    down: frozenset[str] = frozenset()
 
     @property
     def ready(self) -> bool:
@@ -67,7 +68,7 @@ def look(sources: Sources) -> Health:
     """Return how the node is now."""
     down = sources.services.problems()
     if down:
-        return Health(SERVICE_DOWN, "; ".join(f"{name}: {text}" for name, text in down.items()))
+        return Health(SERVICE_DOWN, "; ".join(f"{name}: {text}" for name, text in down.items()), frozenset(down))
     configured = _not_configured(sources)
     if configured:
         return Health(NOT_CONFIGURED, configured)

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from apparate.errors import FailedPrecondition
 from apparate.node import files
-from apparate.node.settings import STATE_DIR
 
 OWNER_NAME: Final = "owner.json"
 CHART_NAME: Final = "chart.json"
@@ -54,7 +53,7 @@ class Found:
 class Ownership:
     """The two files of one node, for one release."""
 
-    def __init__(self, release: Release, state_dir: Path = STATE_DIR) -> None:
+    def __init__(self, release: Release, state_dir: Path) -> None:
         self._release = release
         self._owner = state_dir / OWNER_NAME
         self._chart = state_dir / CHART_NAME

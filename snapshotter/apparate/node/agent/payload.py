@@ -30,6 +30,7 @@ ACTIVATE: Final = str(HOME / "dist/share/libexec/activate")
 DEACTIVATE: Final = str(HOME / "current/share/libexec/deactivate")
 UNIT_DIR: Final = Path("/etc/systemd/system")
 """Not /usr/lib: it is read-only on immutable hosts."""
+PACKAGED_UNIT_DIRS: Final = (Path("/lib/systemd/system"), Path("/usr/lib/systemd/system"))
 TMPFILES_DIR: Final = Path("/etc/tmpfiles.d")
 SERVICES: Final = ("apparate-loader.service", "apparate-snapshotter.service")
 
@@ -53,6 +54,10 @@ class Payload:
         """Whether any package of apparate is on the host."""
         home = self._host.path(HOME)
         return home.is_dir() and any(home.iterdir())
+
+    def is_packaged(self) -> bool:
+        """Whether the host's package manager has one: its units lie where the chart puts none."""
+        return any(self._host.path(folder / SERVICES[0]).exists() for folder in PACKAGED_UNIT_DIRS)
 
     def version(self) -> str:
         """Return the version that would be brought. Raises FailedPrecondition: this image holds no package."""

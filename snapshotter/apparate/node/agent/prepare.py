@@ -74,7 +74,7 @@ class Preparer:
     def _prepare(self) -> None:
         self._host.require_same_architecture()
         self._ownership.claim()
-        if self._payload.is_present() and not self._ownership.is_charts():
+        if self._is_operators():
             found = _found(self._payload.status(), operator=True)
             self._ownership.note(found)
             _log.info(OPERATORS_NODE, configured=found.configured)
@@ -90,6 +90,13 @@ class Preparer:
                 raise
         _log.info(NODE_PREPARED, version=apparate.__version__)
         self._news.emit(events.PREPARED, f"version {apparate.__version__} serves, containerd uses it")
+
+    def _is_operators(self) -> bool:
+        """Whether somebody else installed the package: before the chart came, or over it."""
+        if self._payload.is_packaged():
+            self._ownership.disown()
+            return True
+        return self._payload.is_present() and not self._ownership.is_charts()
 
     def _is_prepared(self) -> bool:
         if not self._payload.is_current():

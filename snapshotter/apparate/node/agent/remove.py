@@ -51,7 +51,7 @@ class Remover:
                 f"a release of the chart is at work here (DaemonSet {active.daemonset} in namespace {active.namespace}): helm "
                 "uninstall it first, or take the label from the node"
             )
-        if not self._ownership.is_charts():
+        if self._payload.is_packaged() or not self._ownership.is_charts():
             self._forget()  # an operator's node: what the pod has written goes, the package is not ours
             _log.info(NOTHING_HERE)
             return

@@ -185,9 +185,8 @@ class Agent:
         metrics.AGENT_INFO.labels(version, driver).set(1)
         metrics.AGENT_LAZY.set(self._mode() == "lazy")
         metrics.AGENT_SECRETS.set(self._credentials.count())
-        down = self._parts.services.problems()
         for name in self._parts.services.sockets:
-            metrics.AGENT_SERVICE_UP.labels(name).set(name not in down)
+            metrics.AGENT_SERVICE_UP.labels(name).set(name not in found.down)
         self._tell_change(found)
 
     def _tell_change(self, found: Health) -> None:

@@ -169,10 +169,21 @@ class Turns:
         spec = {"holderIdentity": self._settings.node, "leaseDurationSeconds": LEASE_S}
         spec |= {"acquireTime": now, "renewTime": now}
         if lease is None:
-            taken = self._client.create(self._path, {"metadata": {"name": name}, "spec": spec})
+            metadata = {"name": name, "ownerReferences": self._owner()}
+            taken = self._client.create(self._path, {"metadata": metadata, "spec": spec})
         else:
             taken = self._client.replace(f"{self._path}/{name}", {**_unmarked(lease), "spec": spec})
         return Turn(self._client, f"{self._path}/{name}", taken, self._settings.revision)
+
+    def _owner(self) -> list[dict[str, str]]:
+        """Return the DaemonSet, with which the lease goes: a failure of this release must not stop the next one."""
+        name = self._settings.daemonset
+        path = f"{collection('apps/v1', 'daemonsets', self._settings.namespace)}/{name}"
+        try:
+            uid = str(self._client.get(path)["metadata"]["uid"])
+        except NotFound:
+            return []
+        return [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": name, "uid": uid}]
 
     def _get(self, name: str) -> Object | None:
         try:

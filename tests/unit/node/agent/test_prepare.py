@@ -198,3 +198,15 @@ def test_run_that_was_killed_while_it_copied_is_begun_anew(make_preparer: MakePr
     preparer.prepare()
     assert host.state.configured == "yes"
     assert not list(host.path(HOME).glob(".*"))
+
+
+def test_package_that_a_package_manager_installed_over_the_charts_is_the_operators(
+    make_preparer: MakePreparer, host: FakeHost, tmp_path: Path
+) -> None:
+    make_preparer().prepare()
+    unit = host.path("/usr/lib/systemd/system/apparate-loader.service")
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Unit]\n")
+    make_preparer(source=make_package(tmp_path, "1.1.0", "b")).prepare()
+    assert os.readlink(host.path(HOME / "current")) == "1.0.0"
+    assert not host.path(f"{STATE_DIR}/owner.json").exists()

@@ -187,3 +187,10 @@ def test_node_that_was_mended_by_hand_clears_its_turn(cluster: FakeKubernetes) -
     own.clear_mine()
     assert own.failed() == {}
     assert not _lease(cluster)["spec"].get("holderIdentity")
+
+
+def test_leases_go_with_the_daemonset(cluster: FakeKubernetes) -> None:
+    uid = cluster.put("daemonsets", "apparate", {}, "apparate")["metadata"]["uid"]
+    _turns(cluster, "node-a").acquire()
+    (owner,) = _lease(cluster)["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"], owner["uid"]) == ("DaemonSet", "apparate", uid)
