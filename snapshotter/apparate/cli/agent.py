@@ -202,7 +202,7 @@ def _parts(settings: AgentSettings, host: Settings) -> Parts:
         raise FailedPrecondition(f"snapshotter.mode_file is not set in {DEFAULT_PATH}: the agent writes the mode there")
     return Parts(
         client=client,
-        ownership=Ownership(_release(settings)),
+        ownership=Ownership(_release(settings), STATE_DIR),
         services=Services({LOADER: host.loader.telemetry_socket, SNAPSHOTTER: own.telemetry_socket}),
         reporter=Reporter(client, settings.node),
         news=Events(client, settings.node, Limiter(STATE_DIR / HISTORY_NAME)),
