@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,9 +53,11 @@ class FakeHost(Host):
         root.mkdir(parents=True, exist_ok=True)
         self.state = NodeState()
         self.calls: list[str] = []
+        self.on_call: Callable[[str], None] = lambda _: None
 
     def run(self, argv: Sequence[str], timeout_s: float) -> Done:
         self.calls.append(" ".join(argv))
+        self.on_call(self.calls[-1])
         words = [word for word in argv if not word.startswith("-")]
         key = next((word for word in reversed(words) if word in self.state.refusals), "")
         if key:
@@ -93,9 +95,9 @@ class FakeHost(Host):
         state = self.state
         match arguments[0]:
             case "is-enabled":
-                return (0 if units <= state.enabled else 1), "", ""
+                return (0 if units & state.enabled else 1), "", ""  # one of several suffices
             case "is-active":
-                return (0 if units <= state.running else 3), "", ""
+                return (0 if units & state.running else 3), "", ""
             case "enable":
                 state.enabled |= units
                 state.running |= units

@@ -6,6 +6,7 @@ current version, restarts services that run, and goes back by itself if the new 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -163,7 +164,7 @@ class Payload:
             shutil.rmtree(leftover, ignore_errors=True)
         _require_room(self._source, home)
         shutil.copytree(self._source.resolve(), fresh, symlinks=True)
-        os.sync()  # its names must not be on the disk before its bytes
+        _sync_file_system(fresh)  # its name must not be on the disk before its bytes
         if (home / "dist").exists():
             (home / "dist").rename(former)
         fresh.rename(home / "dist")
@@ -191,8 +192,9 @@ class Payload:
         raise FailedPrecondition(f"the node lacks what on-demand loading needs: {text}")
 
     def _are_running(self) -> bool:
-        enabled = self._host.run(["systemctl", "is-enabled", "--quiet", *SERVICES], QUICK_S).code == 0
-        return enabled and self._host.run(["systemctl", "is-active", "--quiet", *SERVICES], QUICK_S).code == 0
+        # One by one: of several, systemctl says whether there is one that is.
+        asked = [(question, service) for question in ("is-enabled", "is-active") for service in SERVICES]
+        return all(self._host.run(["systemctl", what, "--quiet", unit], QUICK_S).code == 0 for what, unit in asked)
 
     def _systemctl(self, *arguments: str) -> str:
         """Return what went wrong; empty: nothing."""
@@ -205,6 +207,17 @@ def _line(path: Path) -> str:
         return path.read_text().strip()
     except (FileNotFoundError, NotADirectoryError):
         return ""
+
+
+def _sync_file_system(path: Path) -> None:
+    """Have everything below *path* on the disk; of its file system alone: another one may hang, as NFS does."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(handle):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(handle)
 
 
 def _require_room(source: Path, target: Path) -> None:

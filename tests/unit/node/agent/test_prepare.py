@@ -13,6 +13,7 @@ from tests.support.kubernetes_fake import FakeKubernetes
 from tests.unit.node.agent.conftest import STATE_DIR, MakePreparer, settings_of
 
 from apparate.errors import ApparateError, FailedPrecondition, Unavailable, Unsupported
+from apparate.node.agent import payload
 from apparate.node.agent.ownership import SILENT_S, Release
 from apparate.node.agent.payload import HOME
 from apparate.node.agent.turns import PREFIX
@@ -210,3 +211,26 @@ def test_package_that_a_package_manager_installed_over_the_charts_is_the_operato
     make_preparer(source=make_package(tmp_path, "1.1.0", "b")).prepare()
     assert os.readlink(host.path(HOME / "current")) == "1.0.0"
     assert not host.path(f"{STATE_DIR}/owner.json").exists()
+
+
+def test_one_service_that_was_stopped_is_started_again(make_preparer: MakePreparer, host: FakeHost) -> None:
+    make_preparer().prepare()
+    host.state.running.discard("apparate-loader.service")
+    host.state.serves = False
+
+    def serves(call: str) -> None:
+        host.state.serves = host.state.serves or "enable --now" in call
+
+    host.on_call = serves
+    make_preparer().prepare()
+    assert host.state.running == {"apparate-loader.service", "apparate-snapshotter.service"}
+    assert host.called("node configure") == 2, "asked again, and it found nothing to do"
+
+
+def test_disk_without_room_is_said_before_anything_is_copied(
+    make_preparer: MakePreparer, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payload, "SPACE_RESERVE", 1 << 60)
+    with pytest.raises(FailedPrecondition, match=r"/opt/apparate needs \d+ MiB and its file system has \d+ MiB free"):
+        make_preparer().prepare()
+    assert not host.path(HOME / "dist").exists()
