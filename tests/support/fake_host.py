@@ -131,7 +131,8 @@ class FakeHost(Host):
             case "restore":
                 if state.standing:
                     return 5, "", f"apparate: {len(state.standing)} containers stand on snapshotter apparate\n"
-                state.configured = "no"
+                if state.configured != "elsewhere":
+                    state.configured = "no"
                 return 0, json.dumps({"changed": True}), ""
             case other:
                 raise AssertionError(other)

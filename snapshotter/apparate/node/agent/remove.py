@@ -81,6 +81,12 @@ class Remover:
                 f"{error}; new pods stand on the former snapshotter from now on, so repeat this (a Job does by itself) when the "
                 "pods of this node have been started anew"
             ) from error
+        configured = self._payload.status().get("configured")
+        if configured != "no":
+            raise FailedPrecondition(
+                f"containerd still uses the snapshotter (apparate node status: configured: {configured}), by settings that are not "
+                "the chart's: take them out of its configuration, then repeat this"
+            )
         self._payload.stop()
         self._payload.take_away()
 

@@ -20,7 +20,7 @@ from typing import Final
 
 import apparate
 from apparate.errors import ApparateError, NotFound
-from apparate.kubernetes.client import Client, Object, collection
+from apparate.kubernetes.client import Client, collection
 from apparate.kubernetes.errors import Denied
 from apparate.kubernetes.watch import Follower, Objects
 from apparate.node.agent import credentials, events, exposition, farewell, health
@@ -31,7 +31,7 @@ from apparate.node.agent.mode import ModeFile
 from apparate.node.agent.ownership import Ownership
 from apparate.node.agent.report import Reporter, State
 from apparate.node.agent.services import Services
-from apparate.node.agent.settings import LABEL, LABEL_VALUE, AgentSettings
+from apparate.node.agent.settings import LABEL, AgentSettings, is_labelled
 from apparate.node.agent.survey import Survey
 from apparate.node.agent.turns import Turns
 from apparate.snapshot.settings import Mode
@@ -286,8 +286,3 @@ class Agent:
         except ApparateError:
             return ""
         return "" if is_labelled(node) else f"the label {LABEL} is gone"
-
-
-def is_labelled(node: Object) -> bool:
-    """Whether *node* carries the label by which the DaemonSet finds it."""
-    return (node.get("metadata", {}).get("labels") or {}).get(LABEL) == LABEL_VALUE

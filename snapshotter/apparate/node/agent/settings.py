@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from apparate.errors import InvalidArgument
+from apparate.kubernetes.client import Object
 
 LABEL: Final = "cloud.tencent.com/apparate"
 LABEL_VALUE: Final = "true"
@@ -79,3 +80,8 @@ def _require_name(variable: str, value: str) -> None:
         raise InvalidArgument(f"{variable} is not set: the chart sets it, by hand give the flag")
     if not _DNS_NAME.match(value):
         raise InvalidArgument(f"{variable}: {value!r} is no name of a Kubernetes object")
+
+
+def is_labelled(node: Object) -> bool:
+    """Whether *node* carries the label by which the DaemonSet finds it."""
+    return (node.get("metadata", {}).get("labels") or {}).get(LABEL) == LABEL_VALUE

@@ -6,7 +6,7 @@
     annotations            failed: the revision at which the holder failed; error: why
 
 A failed turn stays its node's and stops everybody else until a newer revision, until that node succeeds, or until it has left
-the cluster. Whoever holds a turn, another one may be free: only a failure stops all.
+the cluster or lost the label. Whoever holds a turn, another one may be free: only a failure stops all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 from apparate.errors import AlreadyExists, ApparateError, NotFound, Unavailable
 from apparate.kubernetes.client import Client, Object, collection
 from apparate.kubernetes.errors import Conflict, Denied
-from apparate.node.agent.settings import ANNOTATION_PREFIX, AgentSettings
+from apparate.node.agent.settings import ANNOTATION_PREFIX, AgentSettings, is_labelled
 from apparate.telemetry.logging import get_logger
 
 _log = get_logger("node.agent.turns")
@@ -155,14 +155,13 @@ class Turns:
         return self._clock() - seen.since >= (lease.get("spec", {}).get("leaseDurationSeconds") or LEASE_S)
 
     def _is_gone(self, lease: Object) -> bool:
-        """Whether the holder has left the cluster, and has been silent since."""
+        """Whether the holder has left the cluster, or lost the label, and has been silent since."""
         if not self._is_silent(lease):
             return False
         try:
-            self._client.get(f"{self._nodes}/{_holder(lease)}")
+            return not is_labelled(self._client.get(f"{self._nodes}/{_holder(lease)}"))
         except NotFound:
             return True
-        return False
 
     def _take(self, name: str, lease: Object | None) -> Turn:
         now = _now()

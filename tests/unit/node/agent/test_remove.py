@@ -125,3 +125,12 @@ def test_removal_that_was_interrupted_goes_on(prepared: FakeHost, package: Path)
     _remover(prepared, package)._payload.take_away()
     _remover(prepared, package).remove()
     assert not prepared.path(STATE_DIR).exists()
+
+
+def test_configuration_of_somebody_else_keeps_the_services(prepared: FakeHost, package: Path) -> None:
+    prepared.state.configured = "elsewhere"
+    with pytest.raises(
+        FailedPrecondition, match=r"containerd still uses the snapshotter .*not the chart's: take them out"
+    ):
+        _remover(prepared, package).remove()
+    assert prepared.state.running

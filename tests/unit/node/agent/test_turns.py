@@ -122,10 +122,21 @@ def test_newer_revision_lets_another_node_try(cluster: FakeKubernetes) -> None:
     assert not _lease(cluster)["metadata"]["annotations"]
 
 
-def test_failed_node_that_left_the_cluster_stops_nobody(cluster: FakeKubernetes) -> None:
+def _leave_cluster(cluster: FakeKubernetes) -> None:
+    cluster.remove("nodes", "node-a")
+
+
+def _lose_label(cluster: FakeKubernetes) -> None:
+    cluster.put("nodes", "node-a", {"metadata": {"labels": {}}})
+
+
+@pytest.mark.parametrize("leave", [_leave_cluster, _lose_label])
+def test_failed_node_that_was_given_up_stops_nobody(
+    cluster: FakeKubernetes, leave: Callable[[FakeKubernetes], None]
+) -> None:
     with _turns(cluster, "node-a").acquire() as turn:
         turn.fail("x")
-    clock = _Clock(lambda: cluster.remove("nodes", "node-a") if clock.waits == 1 else None)
+    clock = _Clock(lambda: leave(cluster) if clock.waits == 1 else None)
     _turns(cluster, "node-b", clock).acquire()
     assert clock.now - 1000 >= LEASE_S
     assert _lease(cluster)["spec"]["holderIdentity"] == "node-b"
