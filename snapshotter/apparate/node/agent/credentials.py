@@ -73,6 +73,12 @@ class Credentials:
         with self._lock:
             return "; ".join(text for source, text in sorted(self._problems.items(), key=str) if source.name)
 
+    def unread(self) -> list[Source]:
+        """Return the named Secrets that have not been told, and of which there is nothing from earlier."""
+        with self._lock:
+            silent = [source for source, secrets in self._told.items() if secrets is None and source.name]
+        return [source for source in silent if not self._file(source.namespace, source.name).exists()]
+
     def followed_problem(self) -> str:
         """Return what is wrong with Secrets of followed namespaces: their owners' business, nobody waits for it."""
         with self._lock:
@@ -113,7 +119,8 @@ class Credentials:
             wrong.append(f"namespace {source.namespace} has {len(newest)} pull Secrets, the {limit} newest are used")
         for secret in newest[:limit]:
             try:
-                found[self._path(secret)] = docker_config(secret)
+                metadata = secret["metadata"]
+                found[self._file(metadata["namespace"], metadata["name"])] = docker_config(secret)
             except InvalidArgument as error:
                 wrong.append(str(error))
         if wrong:
@@ -128,9 +135,8 @@ class Credentials:
             path.name.startswith(f"{CLUSTER_PREFIX}{source.namespace}_") for source in silent if not source.name
         )
 
-    def _path(self, secret: Object) -> Path:
-        metadata = secret["metadata"]
-        return self._directory / file_name(metadata["namespace"], metadata["name"])
+    def _file(self, namespace: str, name: str) -> Path:
+        return self._directory / file_name(namespace, name)
 
 
 def remove_all(directory: Path) -> int:

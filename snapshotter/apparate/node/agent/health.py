@@ -22,6 +22,7 @@ SERVICE_DOWN: Final = "ServiceDown"
 NOT_CONFIGURED: Final = "NotConfigured"
 MODE_ORDINARY: Final = "ModeOrdinary"
 SECRET_UNUSABLE: Final = "SecretUnusable"  # noqa: S105  # the name of a reason
+SECRET_UNREAD: Final = "SecretUnread"  # noqa: S105  # the name of a reason
 CREDENTIALS_REFUSED: Final = "CredentialsRefused"
 
 REFUSAL_COUNTS_S: Final = 900.0
@@ -52,6 +53,7 @@ class Sources:
         ownership: with what `prepare` found.
         mode: that is in force.
         secrets: what is wrong with Secrets that were named.
+        unread: which of them cannot be read, and why.
         credentials_dir: where credentials lie.
         node_record: of `apparate node configure`.
     """
@@ -60,6 +62,7 @@ class Sources:
     ownership: Ownership
     mode: Callable[[], Mode]
     secrets: Callable[[], str]
+    unread: Callable[[], str]
     credentials_dir: Path
     node_record: Path
 
@@ -80,6 +83,9 @@ def look(sources: Sources) -> Health:
         return Health(
             MODE_ORDINARY, "the node's mode is ordinary: new images are unpacked, running lazy containers go on"
         )
+    unread = sources.unread()
+    if unread:
+        return Health(SECRET_UNREAD, unread)
     unusable = sources.secrets()
     if unusable:
         return Health(SECRET_UNUSABLE, unusable)

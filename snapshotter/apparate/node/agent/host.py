@@ -16,6 +16,8 @@ from apparate.node.agent import enter
 END_S: Final = 100.0
 """A program that is told to end may roll back first: `apparate node configure` restarts containerd within 60 s."""
 SAID_CHARS_MAX: Final = 500
+LINKS_MAX: Final = 40
+"""As many as Linux follows (path_resolution(7))."""
 OUTPUT_CHARS_MAX: Final = 1024 * 1024
 
 _BY_EXIT_CODE: Final = {
@@ -58,8 +60,38 @@ class Host:
         self.root = root
 
     def path(self, path: str | Path) -> Path:
-        """Return where *path* of the host is seen from here."""
-        return self.root / Path(path).relative_to("/")
+        """Return where *path* of the host is seen from here. Its links are followed as the host would: below its own root.
+
+        Raises:
+            FailedPrecondition: they lead in a circle.
+        """
+        return self._follow(Path(path), last=True)
+
+    def link(self, path: str | Path) -> Path:
+        """As `path`, but the last component is not followed if it is a link itself."""
+        return self._follow(Path(path), last=False)
+
+    def _follow(self, path: Path, *, last: bool) -> Path:
+        left = list(path.relative_to("/").parts)
+        done = self.root
+        links = 0
+        while left:
+            name = left.pop(0)
+            if name == "..":
+                done = done.parent if done != self.root else done
+                continue
+            step = done / name
+            if not step.is_symlink() or not (left or last):
+                done = step
+                continue
+            links += 1
+            if links > LINKS_MAX:
+                raise FailedPrecondition(f"{path} of the node: too many symbolic links")
+            target = step.readlink()
+            if target.is_absolute():
+                done = self.root
+            left[:0] = [part for part in target.parts if part != "/"]
+        return done
 
     def run(self, argv: Sequence[str], timeout_s: float) -> Done:
         """Run a program of the host to its end. Whatever interrupts us ends the program first, which may take `END_S`.

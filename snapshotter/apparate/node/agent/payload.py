@@ -70,7 +70,7 @@ class Payload:
     def is_current(self) -> bool:
         """Whether exactly this package is the host's current one, with its units."""
         current = self._host.path(HOME / self.version())
-        link = self._host.path(HOME / "current")
+        link = self._host.link(HOME / "current")
         same = _line(current / "BUILD-ID") == _line(self._source / "BUILD-ID")
         units = self._units().items()
         is_linked = link.is_symlink() and str(link.readlink()) == self.version()
@@ -178,7 +178,11 @@ class Payload:
 
     def _write_units(self, wanted: Mapping[Path, bytes | None]) -> None:
         for path, body in wanted.items():
-            target = self._host.path(path)
+            target = self._host.link(path)
+            if target.is_symlink():
+                raise FailedPrecondition(
+                    f"{path} of the node is a symbolic link: systemctl unmask {path.name}, or remove it"
+                )
             if files.read(target) != body:
                 files.replace(target, body)
 

@@ -97,7 +97,8 @@ class Agent:
         sources = [Source(settings.namespace, name) for name in settings.secrets]
         sources += [Source(namespace) for namespace in settings.follow_namespaces]
         self._credentials = Credentials(parts.places.credentials_dir, sources)
-        self._followers = [self._node_follower(), *(self._secret_follower(source) for source in sources)]
+        self._secret_followers = {source: self._secret_follower(source) for source in sources}
+        self._followers = [self._node_follower(), *self._secret_followers.values()]
         self._survey = Survey(parts.services, parts.news)
         self._checks = Checks()
         self._checks.add("node", self._not_ready)
@@ -106,6 +107,7 @@ class Agent:
             ownership=parts.ownership,
             mode=parts.mode,
             secrets=self._credentials.problem,
+            unread=self._unread,
             credentials_dir=parts.places.credentials_dir,
             node_record=parts.places.node_record,
         )
@@ -118,7 +120,7 @@ class Agent:
         """
         self._parts.ownership.claim()
         farewell.stay(self._parts.places.credentials_dir)
-        if not self._followers[1:]:
+        if not self._secret_followers:
             credentials.remove_all(self._parts.places.credentials_dir)  # of Secrets that are named no more
         for follower in self._followers:
             follower.start()
@@ -198,12 +200,23 @@ class Agent:
                 health.CREDENTIALS_REFUSED: events.CREDENTIALS_REFUSED,
                 health.MODE_ORDINARY: events.MODE_CHANGED,
             }.get(found.reason, events.NOT_READY)
-            if before is not None or not found.ready:
+            # At the start Secrets are always unread for a moment.
+            if before is not None or found.reason not in {health.READY, health.SECRET_UNREAD}:
                 self._parts.news.emit(reason, found.message)
         wrong = self._credentials.followed_problem()
         if wrong and wrong != self._secrets_said:
             self._parts.news.emit(events.SECRET_UNUSABLE, wrong)
         self._secrets_said = wrong
+
+    def _unread(self) -> str:
+        """Return which named Secrets have not been read, and why; empty: none."""
+        parts = []
+        for source in self._credentials.unread():
+            problem = self._secret_followers[source].problem
+            parts.append(
+                f"Secret {source.namespace}/{source.name} has not been read{f': {problem}' if problem else ' yet'}"
+            )
+        return "; ".join(parts)
 
     def _mode(self) -> str:
         try:

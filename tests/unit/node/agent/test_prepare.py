@@ -38,7 +38,7 @@ def test_host_without_a_package_gets_one_and_is_configured(
     make_preparer: MakePreparer, host: FakeHost, cluster: FakeKubernetes
 ) -> None:
     make_preparer().prepare()
-    assert os.readlink(host.path(HOME / "current")) == "1.0.0"
+    assert os.readlink(host.link(HOME / "current")) == "1.0.0"
     assert host.path("/etc/systemd/system/apparate-loader.service").exists()
     assert not list(host.path("/etc/systemd/system").glob("*.preset"))
     assert host.path("/etc/tmpfiles.d/apparate.conf").exists()
@@ -81,7 +81,7 @@ def test_operators_node_is_not_changed(
 def test_newer_version_replaces_the_older_one(make_preparer: MakePreparer, host: FakeHost, tmp_path: Path) -> None:
     make_preparer().prepare()
     make_preparer(source=make_package(tmp_path, "1.1.0", "b")).prepare()
-    assert os.readlink(host.path(HOME / "current")) == "1.1.0"
+    assert os.readlink(host.link(HOME / "current")) == "1.1.0"
     assert host.called("activate --restart") == 2
     assert not list(host.path(HOME).glob(".*"))
 
@@ -105,7 +105,7 @@ def test_version_that_does_not_run_leaves_the_former_one_with_its_units(
     (broken / "share/systemd/apparate-loader.service").write_text("[Unit]\n")
     with pytest.raises(ApparateError, match=r"version 1\.1\.0 does not run on this node: .*current is 1\.0\.0"):
         make_preparer(source=broken).prepare()
-    assert os.readlink(host.path(HOME / "current")) == "1.0.0"
+    assert os.readlink(host.link(HOME / "current")) == "1.0.0"
     assert unit.read_bytes() == before
     assert host.state.configured == "yes"
 
@@ -209,7 +209,7 @@ def test_package_that_a_package_manager_installed_over_the_charts_is_the_operato
     unit.parent.mkdir(parents=True)
     unit.write_text("[Unit]\n")
     make_preparer(source=make_package(tmp_path, "1.1.0", "b")).prepare()
-    assert os.readlink(host.path(HOME / "current")) == "1.0.0"
+    assert os.readlink(host.link(HOME / "current")) == "1.0.0"
     assert not host.path(f"{STATE_DIR}/owner.json").exists()
 
 
@@ -234,3 +234,38 @@ def test_disk_without_room_is_said_before_anything_is_copied(
     with pytest.raises(FailedPrecondition, match=r"/opt/apparate needs \d+ MiB and its file system has \d+ MiB free"):
         make_preparer().prepare()
     assert not host.path(HOME / "dist").exists()
+
+
+def test_links_of_the_host_are_followed_below_its_own_root(make_preparer: MakePreparer, host: FakeHost) -> None:
+    host.path("/data/opt").mkdir(parents=True)
+    (host.root / "opt").symlink_to("/data/opt")
+    (host.root / "etc").symlink_to("data/../data/etc")
+    make_preparer().prepare()
+    assert (host.root / "data/opt/apparate/current").is_symlink()
+    assert (host.root / "data/etc/systemd/system/apparate-loader.service").exists()
+    make_preparer().prepare()
+    assert host.called("activate") == 1
+
+
+def test_links_in_a_circle_are_refused(host: FakeHost) -> None:
+    (host.root / "opt").symlink_to("/opt")
+    with pytest.raises(FailedPrecondition, match="too many symbolic links"):
+        host.path("/opt/apparate")
+
+
+def test_link_out_of_the_host_stays_below_its_root(host: FakeHost) -> None:
+    (host.root / "up").symlink_to("../../../../etc")
+    assert host.path("/up/passwd") == host.root / "etc/passwd"
+
+
+def test_masked_unit_is_refused_and_its_target_untouched(make_preparer: MakePreparer, host: FakeHost) -> None:
+    null = host.path("/dev/null")
+    null.parent.mkdir()
+    null.touch()
+    unit = host.path("/etc/systemd/system/apparate-loader.service")
+    unit.parent.mkdir(parents=True)
+    unit.symlink_to("/dev/null")
+    with pytest.raises(FailedPrecondition, match=r"is a symbolic link: systemctl unmask apparate-loader\.service"):
+        make_preparer().prepare()
+    assert null.read_bytes() == b""
+    assert unit.is_symlink()

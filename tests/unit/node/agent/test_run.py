@@ -18,6 +18,8 @@ from tests.support.processes import wait_until
 from tests.unit.node.agent.conftest import settings_of
 
 from apparate.errors import FailedPrecondition
+from apparate.kubernetes.access import Access
+from apparate.kubernetes.client import Client
 from apparate.node.agent import run as run_module
 from apparate.node.agent.events import Events, Limiter
 from apparate.node.agent.ownership import Found, Ownership, Release
@@ -87,6 +89,14 @@ class Node:
     host: HostServices
 
     @property
+    def _server(self) -> str:
+        return f"http://127.0.0.1:{self.cluster.port}"
+
+    @property
+    def _token(self) -> Path:
+        return self.cluster.folder / "token-agent"
+
+    @property
     def credentials(self) -> Path:
         return self.folder / "credentials"
 
@@ -95,9 +105,9 @@ class Node:
         path = self.folder / "mode"
         return path.read_text().strip() if path.exists() else "(no file)"
 
-    def agent(self, release: Release = RELEASE, **values: Any) -> Agent:
+    def agent(self, release: Release = RELEASE, *, allowed: bool = True, **values: Any) -> Agent:
         settings = settings_of(**values)
-        client = self.cluster.client("agent")
+        client = self.cluster.client("agent") if allowed else Client(Access(self._server, None, self._token), "test")
         own = SnapshotterSettings(mode_file=self.folder / "mode")
         parts = Parts(
             client=client,
@@ -204,6 +214,17 @@ def test_secret_of_the_wrong_type_is_one_sentence_on_the_node(node: Node) -> Non
         assert agent.ready_page().status == 503
         assert b"Opaque" in agent.ready_page().body
     assert "ApparateSecretUnusable" in node.reasons()
+
+
+def test_secret_that_may_not_be_read_is_named_until_it_may(node: Node) -> None:
+    node.cluster.put("secrets", "pull", _secret(), "apparate")
+    node.cluster.account("agent", lambda _verb, resource, _name: resource != "secrets")
+    with node.running(allowed=False, secrets=("pull",)):
+        said = node.wait_for("SecretUnread")["message"]
+        wait_until(lambda: "403" in node.condition()["message"], "the reason", 10)
+        assert "Secret apparate/pull has not been read" in said
+        node.cluster.account("agent")
+        node.wait_for("Ready")
 
 
 def test_pull_secrets_of_a_followed_namespace_are_used_and_bad_ones_stop_nothing(node: Node) -> None:
