@@ -56,6 +56,10 @@ class Payload:
         home = self._host.path(HOME)
         return home.is_dir() and any(home.iterdir())
 
+    def was_activated(self) -> bool:
+        """Whether a version ever became the host's current one: before that nothing of it has run."""
+        return self._host.link(HOME / "current").is_symlink()
+
     def is_packaged(self) -> bool:
         """Whether the host's package manager has one: its units lie where the chart puts none."""
         return any(self._host.path(folder / SERVICES[0]).exists() for folder in PACKAGED_UNIT_DIRS)

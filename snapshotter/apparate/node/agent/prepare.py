@@ -56,7 +56,11 @@ class Preparer:
         """
         try:
             self._prepare()
+        except KeyboardInterrupt:
+            self._ownership.rest()
+            raise
         except ApparateError as error:
+            self._ownership.rest()
             metrics.AGENT_PREPARE_FAILED.set(1)
             _log.error(NOT_PREPARED, error=str(error))
             self._reporter.report(

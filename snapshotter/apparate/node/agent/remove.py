@@ -65,6 +65,9 @@ class Remover:
         _log.info(NODE_GIVEN_BACK)
 
     def _give_back(self) -> None:
+        if not self._payload.was_activated():
+            self._payload.take_away()
+            return
         ModeFile(self._host.path(self._paths.mode_file)).set("ordinary")
         lazy = self._payload.running_lazy()
         if lazy:

@@ -269,3 +269,19 @@ def test_masked_unit_is_refused_and_its_target_untouched(make_preparer: MakePrep
         make_preparer().prepare()
     assert null.read_bytes() == b""
     assert unit.is_symlink()
+
+
+def test_run_that_is_told_to_end_gives_its_turn_back_unmarked(
+    make_preparer: MakePreparer, host: FakeHost, cluster: FakeKubernetes
+) -> None:
+    def interrupt(call: str) -> None:
+        if "node configure" in call:
+            raise KeyboardInterrupt
+
+    host.on_call = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        make_preparer().prepare()
+    lease = cluster.object("leases", f"{PREFIX}0", "apparate")
+    assert not lease["spec"].get("holderIdentity")
+    assert not lease["metadata"].get("annotations")
+    assert cluster.all("events") == []

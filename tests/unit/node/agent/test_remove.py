@@ -8,7 +8,7 @@ import pytest
 from tests.support.fake_host import FakeHost
 from tests.unit.node.agent.conftest import STATE_DIR, MakePreparer
 
-from apparate.errors import FailedPrecondition
+from apparate.errors import ApparateError, FailedPrecondition
 from apparate.node.agent.ownership import Ownership, Release
 from apparate.node.agent.payload import HOME, Payload
 from apparate.node.agent.remove import Paths, Remover
@@ -134,3 +134,28 @@ def test_configuration_of_somebody_else_keeps_the_services(prepared: FakeHost, p
     ):
         _remover(prepared, package).remove()
     assert prepared.state.running
+
+
+def test_failed_preparation_can_be_removed_at_once(make_preparer: MakePreparer, host: FakeHost, package: Path) -> None:
+    host.state.refusals["configure"] = (1, "apparate: containerd does not start\n")
+    with pytest.raises(ApparateError, match="containerd does not start"):
+        make_preparer().prepare()
+    host.state.refusals.clear()
+    _remover(host, package).remove()
+    assert not host.path(HOME).exists()
+    assert not host.path(STATE_DIR).exists()
+
+
+def test_package_that_never_ran_is_just_deleted(make_preparer: MakePreparer, host: FakeHost, package: Path) -> None:
+    def interrupt(call: str) -> None:
+        if "activate" in call:
+            raise KeyboardInterrupt
+
+    host.on_call = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        make_preparer().prepare()
+    host.on_call = lambda _: None
+    host.calls.clear()
+    _remover(host, package).remove()
+    assert host.called("node") == 0
+    assert not host.path(HOME).exists()
