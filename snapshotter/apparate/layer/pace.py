@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from apparate.layer.settings import LayerSettings
 
 _SHARE: Final = 0.5
+_GUESS_SHARE: Final = 2.0
+"""For a reader of whom nothing is known, who asks, waits and asks again. With windows of W he sees the rate W / (L + W / R) of a line
+of rate R and latency L, so W becomes 2 W / (1 + W / (L R)): it grows until the bytes of a request take as long as its latency, and
+stays there."""
 _LATENCIES: Final = 64
 """Requests remembered: enough to have met an idle line, few enough to follow a change within seconds."""
 _SPAN_S: Final = 0.2
@@ -62,8 +66,12 @@ class Pace:
     @property
     def worth_bytes(self) -> int:
         """How many bytes are worth fetching to save one request; the lower limit before anything was measured."""
-        latency_s = min(self._latencies, default=0.0)
-        return max(self._settings.fetch_gap_min_bytes, int(_SHARE * latency_s * self.rate))
+        return max(self._settings.fetch_gap_min_bytes, self._worth(_SHARE))
+
+    def _worth(self, share: float) -> int:
+        with self._lock:
+            latency_s = min(self._latencies, default=0.0)
+        return int(share * latency_s * self.rate)
 
     def batch_bytes(self, threads: int, span_s: float, most_bytes: int) -> int:
         """Return how much one of *threads* asks for at once, so that a reader who comes between waits about *span_s*."""
@@ -74,8 +82,10 @@ class Pace:
 
         With *guess* nothing better is known of what will be wanted next than that it is near.
         """
-        least = self._settings.fetch_window_min_bytes if guess else 0
-        return min(max(self.worth_bytes, least), self._settings.fetch_window_bytes)
+        if not guess:
+            return min(self.worth_bytes, self._settings.fetch_window_bytes)
+        least = self._settings.fetch_window_min_bytes
+        return min(max(self._worth(_GUESS_SHARE), least), self._settings.fetch_window_bytes)
 
     def gap_bytes(self, threads: int = 1) -> int:
         """Return how large a gap between two wanted parts is fetched along when *threads* share the line."""

@@ -28,7 +28,7 @@ class LayerSettings:
     """How long one ranged request may take before it is given up and repeated on another connection, besides 1 s for each 64 KiB.
     A download of a whole layer is begun anew when less than 64 KiB/s have come for so long."""
 
-    fetch_window_bytes: int = 512 * KIB
+    fetch_window_bytes: int = 2 * MIB
     """Upper limit of what one request of a read asks for beyond the missing members, of the compressed blob."""
     fetch_window_min_bytes: int = 128 * KIB
     """Lower limit of the same, however fast the registry answers; layers with a profile are not guessed at so far."""

@@ -339,10 +339,26 @@ def test_window_and_gap_follow_latency_and_rate() -> None:
     assert pace.window_bytes(guess=False) == pytest.approx(0.5 * 0.020 * 12.5e6, rel=0.1)
     assert pace.gap_bytes(4) == pytest.approx(pace.window_bytes(guess=False) / 4, rel=0.01)
     receive(125e6)
-    assert pace.window_bytes(guess=False) == settings.fetch_window_bytes
+    assert pace.window_bytes(guess=False) == pytest.approx(0.5 * 0.020 * 125e6, rel=0.1)
+    assert pace.window_bytes(guess=True) == settings.fetch_window_bytes
     assert pace.gap_bytes() == settings.fetch_gap_bytes
     pace.answered(0.00001)
     assert pace.gap_bytes() == settings.fetch_gap_min_bytes
+
+
+@pytest.mark.parametrize("rate", [12.5e6, 50e6])
+def test_who_guesses_asks_for_what_takes_as_long_as_a_request(rate: float) -> None:
+    now, latency_s = [100.0], 0.020
+    pace = Pace(LayerSettings(), clock=lambda: now[0])
+    for _ in range(400):
+        window = pace.window_bytes(guess=True)
+        now[0] += latency_s
+        pace.answered(latency_s)
+        for _ in range(10):
+            pace.received(window // 10)
+            now[0] += window / rate / 10
+    # spans see a request more or less, so the best of them says a little too much
+    assert latency_s * rate * 0.9 <= pace.window_bytes(guess=True) <= latency_s * rate * 1.5
 
 
 def test_a_body_that_came_at_once_does_not_look_like_a_fast_line() -> None:
