@@ -20,8 +20,10 @@ LOG_TAIL_BYTES = 6000
 _T = TypeVar("_T")
 
 
-def wait_until(condition: Callable[[], _T | None], what: str, timeout_s: float = START_TIMEOUT_S) -> _T:
-    """Return the first true value of *condition*.
+def wait_until(
+    condition: Callable[[], _T | None], what: str, timeout_s: float = START_TIMEOUT_S, poll_s: float = POLL_S
+) -> _T:
+    """Return the first true value of *condition*, asked again every *poll_s*.
 
     Raises:
         TimeoutError: it stayed false for *timeout_s*; *what* says what was waited for.
@@ -33,7 +35,7 @@ def wait_until(condition: Callable[[], _T | None], what: str, timeout_s: float =
             return value
         if time.monotonic() >= deadline:
             raise TimeoutError(f"not within {timeout_s:g} s: {what}")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def run(command: Sequence[str | Path], *, timeout_s: float = 600.0, **options: object) -> str:

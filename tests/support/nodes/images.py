@@ -34,6 +34,7 @@ class Kind:
 KINDS = {
     "debian": Kind(packages="packages-apt.txt"),
     "ubuntu": Kind(parent="debian"),
+    "cluster": Kind(parent="debian"),
     "centos": Kind(packages="packages-rpm.txt"),
     "tencentos": Kind(parent="centos"),
     "bare": Kind(parent="centos"),
