@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 ROOT_GROUPS := tests/conformance tests/integration
 export PYTHONPATH := $(CURDIR)/snapshotter:$(CURDIR)
 
-.PHONY: help setup apt peers matrix-peers check lint lint-roles types imports unit test test-matrix test-package test-nodes test-cluster test-all demo bench package package-lock stubs clean
+.PHONY: help setup apt peers matrix-peers check lint lint-roles types imports unit test test-matrix test-package test-nodes test-cluster test-all demo bench package package-lock chart stubs clean
 
 help: ## Say what there is.
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -46,7 +46,8 @@ matrix-peers: setup $(VENV)/.fuzz
 	    go-containerregistry containers-image
 
 peers: setup ## Build the foreign programs that tests run beside us (cached by content).
-	@$(BIN)/python -m tests.support.peers containerd-2.4.2 snapshotter-suite
+	@$(BIN)/python -m tests.support.peers containerd-2.4.2 snapshotter-suite helm-3 helm-4
+	@$(BIN)/python -m tests.support.openapi
 
 check: setup lint types imports unit ## Lint, types, import contracts, unit tests: under a minute.
 
@@ -63,7 +64,7 @@ unit: setup
 	@$(PYTEST) -q -n 2 tests/unit
 
 test: setup peers ## What needs no node containers and no cluster.
-	@$(BIN)/python -m tests.support.groups tests/unit $(ROOT_GROUPS)
+	@$(BIN)/python -m tests.support.groups tests/unit tests/chart $(ROOT_GROUPS)
 
 # All tests marked `matrix`, those in tests/matrix by themselves.
 test-matrix: setup matrix-peers ## Other containerds, foreign tools, long kills, fuzzing, memory: at most 20 minutes.
@@ -97,6 +98,11 @@ $(VENV)/.package: $(VENV)/.locked
 package: setup $(VENV)/.package ## The host package: deb, rpm, tar.zst, OCI image, parts list and checksums in dist/.
 	@PYTHONPATH=snapshotter/packaging $(BIN)/python -m hostpackage build \
 	    $(if $(FRESH),--fresh) $(if $(VERSION),--version $(VERSION)) $(if $(OUT),--out $(OUT))
+
+# With the machine's helm if it has one.
+chart: setup ## The chart, dist/apparate-1.0.0.tgz.
+	@helm=$$(command -v helm) || helm=$$($(BIN)/python -m tests.support.peers helm-4 | cut -d' ' -f2)/helm; \
+	mkdir -p dist && $$helm package chart -d dist
 
 package-lock: setup ## Pin the Debian packages that are offered now.
 	@PYTHONPATH=snapshotter/packaging $(BIN)/python -m hostpackage lock

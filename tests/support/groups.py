@@ -13,13 +13,15 @@ from pathlib import Path
 
 from tests.support.scope import MATRIX
 
+NEEDS_NOTHING = ("tests/unit", "tests/chart")
+
 SIDE_BY_SIDE = ["-n", "2", "--dist", "loadscope"]
 """Long runs mostly wait: two modules at a time, each with the nodes and images that its tests share."""
 
 
 def cannot_run(group: str) -> str:
     """Return why *group* cannot run on this machine, or nothing."""
-    if group == "tests/unit":
+    if group in NEEDS_NOTHING:
         return ""
     if os.geteuid() != 0:
         return "needs root"
