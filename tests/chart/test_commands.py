@@ -23,7 +23,7 @@ def repository(tmp_path: Path) -> Iterator[str]:
     folder.mkdir()
     handler = functools.partial(_Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
         assert helm("helm-4", "package", CHART, "--destination", folder).code == 0
         assert helm("helm-4", "repo", "index", folder, "--url", url).code == 0
