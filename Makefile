@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 ROOT_GROUPS := tests/conformance tests/integration
 export PYTHONPATH := $(CURDIR)/snapshotter:$(CURDIR)
 
-.PHONY: help setup apt peers matrix-peers check lint lint-roles types imports unit test test-matrix test-package test-nodes test-cluster test-all demo bench package package-lock chart stubs clean
+.PHONY: help setup apt peers chart-peers matrix-peers check lint lint-roles types imports unit test test-matrix test-package test-nodes test-cluster test-all demo bench package package-lock chart stubs clean
 
 help: ## Say what there is.
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -43,10 +43,13 @@ $(VENV)/.fuzz: $(VENV)/.locked
 
 matrix-peers: setup $(VENV)/.fuzz
 	@$(BIN)/python -m tests.support.peers containerd-1.4.3 containerd-1.7.35 containerd-2.4.2 stargz-snapshotter estargz-convert \
-	    go-containerregistry containers-image
+	    go-containerregistry containers-image helm-3 helm-4
 
 peers: setup ## Build the foreign programs that tests run beside us (cached by content).
-	@$(BIN)/python -m tests.support.peers containerd-2.4.2 snapshotter-suite helm-3 helm-4
+	@$(BIN)/python -m tests.support.peers containerd-2.4.2 snapshotter-suite
+
+chart-peers: setup
+	@$(BIN)/python -m tests.support.peers helm-4
 	@$(BIN)/python -m tests.support.openapi
 
 check: setup lint types imports unit ## Lint, types, import contracts, unit tests: under a minute.
@@ -63,12 +66,12 @@ imports: setup | build
 unit: setup
 	@$(PYTEST) -q -n 2 tests/unit
 
-test: setup peers ## What needs no node containers and no cluster.
+test: setup peers chart-peers ## What needs no node containers and no cluster.
 	@$(BIN)/python -m tests.support.groups tests/unit tests/chart $(ROOT_GROUPS)
 
 # All tests marked `matrix`, those in tests/matrix by themselves.
-test-matrix: setup matrix-peers ## Other containerds, foreign tools, long kills, fuzzing, memory: at most 20 minutes.
-	@MATRIX=1 $(BIN)/python -m tests.support.groups $(ROOT_GROUPS) tests/matrix
+test-matrix: setup matrix-peers ## Other containerds, foreign tools, long kills, fuzzing, memory: 20 minutes, 6 more the first time.
+	@MATRIX=1 $(BIN)/python -m tests.support.groups $(ROOT_GROUPS) tests/chart tests/matrix
 
 # PACKAGES=dist tests what is there already.
 test-package: setup $(VENV)/.package ## The host package on foreign hosts, its forms and its installation: 8 minutes.
