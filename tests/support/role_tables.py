@@ -16,7 +16,7 @@ ROLES = Path(__file__).resolve().parents[2] / "roles"
 README = ROLES / "README.md"
 _ORDER = (
     "host_check", "fuse", "containerd", "apparate_package", "apparate_settings", "apparate_services", "apparate_node",
-    "node_verify", "node_label", "system_package",
+    "node_verify", "node_label", "system_package", "host_download",
 )  # fmt: skip
 _HEAD = """\
 # Roles
