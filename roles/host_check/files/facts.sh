@@ -22,4 +22,11 @@ for python in /usr/bin/python3 /usr/local/bin/python3 /usr/bin/python3.8 /usr/bi
 done
 if [ -x /opt/apparate/current/bin/python3 ]; then echo own_python=/opt/apparate/current/bin/python3; fi
 echo "own_version=$(readlink /opt/apparate/current 2>/dev/null || true)"
-echo "free_mb=$(df -Pm /var/lib 2>/dev/null | awk 'NR == 2 {print $4}')"
+echo "own_origin=$(cat /var/lib/apparate-roles/apparate.origin 2>/dev/null || true)"
+free() { df -Pm "$1" 2>/dev/null | awk 'NR == 2 {print $4}'; }
+echo "free_mb=$(free /var/lib)"
+if [ -d /opt/apparate ]; then echo "opt_free_mb=$(free /opt/apparate)"; elif [ -d /opt ]; then echo "opt_free_mb=$(free /opt)"; else echo "opt_free_mb=$(free /)"; fi
+# A play that was stopped after it had installed containerd: the configuration is still the package's.
+if ls /var/lib/apparate-roles/containerd* >/dev/null 2>&1 && ! grep -q 'Written once by the role containerd' /etc/containerd/config.toml 2>/dev/null; then
+    echo containerd_unfinished=yes
+fi
