@@ -183,6 +183,15 @@ def push(
     return f"{address}/{name}:{tag}"
 
 
+def push_blob(address: str, name: str, digest: str, data: bytes) -> None:
+    """Upload *data* to the registry at *address* as a blob of the repository *name*, without any manifest."""
+    connection = http.client.HTTPConnection(address, timeout=_HTTP_TIMEOUT_S)
+    try:
+        _push_blob(connection, name, digest, data)
+    finally:
+        connection.close()
+
+
 def write_layout(directory: Path, image: Image | Sequence[LayerSource], *, tag: str = "latest") -> Path:
     """Write *image* as *tag* into the OCI image layout *directory* and return the directory."""
     whole = image if isinstance(image, Image) else build_image(image)

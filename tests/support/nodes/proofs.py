@@ -8,13 +8,20 @@ from __future__ import annotations
 import base64
 import json
 import os
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
 from tests.support.cri import RUNNING, Container, CriClient
+from tests.support.nodes.api import server_of
+from tests.support.nodes.plays import POINTS, kill_at, refusals
 from tests.support.nodes.prove import NodeUnderTest, start_lazy, start_ordinary
 from tests.support.processes import run, wait_until
 
+REFUSALS = Path(__file__).resolve().parents[2] / "molecule" / "failure" / "refusals.yml"
+CONFIG = "/etc/containerd/config.toml"
+LABEL = "cloud.tencent.com/apparate"
 READ_ROUNDS = 3
 BOOT_TIMEOUT_S = 60.0
 READ_TIMEOUT_S = 120.0
@@ -68,6 +75,46 @@ def still_running(name: str, work: Path) -> None:
         pod = cri.run_pod("again")
         cri.start(pod, node.fixtures.tool, ["cat", "/etc/tool"]).wait_output("ordinary")
         cri.remove_pod(pod)
+
+
+def refused(name: str, work: Path) -> None:
+    """Each bad input is refused with its sentence. Whether anything was changed the caller finds out."""
+    node = NodeUnderTest(name, work)
+    cases = yaml.safe_load(REFUSALS.read_text())
+    said = refusals({case["name"]: case["variables"] for case in cases if "config" not in case}, name)
+    own = node.run("cat", CONFIG)
+    for case in cases:
+        if "config" in case:
+            node.run("tee", CONFIG, given=case["config"])
+            said |= refusals({case["name"]: case["variables"]}, name)
+    node.run("tee", CONFIG, given=own)
+    wrong = {case["name"]: said[case["name"]] for case in cases if case["says"] not in said[case["name"]]}
+    if wrong:
+        raise AssertionError(f"{name}: not refused as it should be: {json.dumps(wrong, indent=1)}")
+    print(f"{name}: refused {len(cases)} times, each with its sentence")
+
+
+def killed(name: str, work: Path) -> None:
+    """A play that is killed in the middle leaves containerd and its containers at work."""
+    node = NodeUnderTest(name, work)
+    for number, point in enumerate(POINTS):
+        kill_at(point, work / f"{name}-killed-{number}.log")
+        with node.cri() as cri:
+            if _noted(node, cri).status().state != RUNNING:
+                raise AssertionError(
+                    f"{name}: the container from before has ended with a play that was killed: {point.name}"
+                )
+        print(f"{name}: killed when {point.name}; containerd answers")
+
+
+def labelled(name: str, work: Path) -> None:
+    """Kubernetes has the label."""
+    _expect_labels(name, work, {LABEL: "true"})
+
+
+def unlabelled(name: str, work: Path) -> None:
+    """Kubernetes has the label no more."""
+    _expect_labels(name, work, {})
 
 
 def power_cut(name: str, work: Path) -> None:
@@ -140,6 +187,13 @@ def silent(name: str, work: Path) -> None:
         raise AssertionError(f"{name}: the password is in {found or 'the output or the journal'}")
 
 
+def _expect_labels(name: str, work: Path, wanted: dict[str, str]) -> None:
+    with urllib.request.urlopen(f"{server_of(work / 'kubeconfig')}/api/v1/nodes/{name}") as answer:
+        labels = json.load(answer)["metadata"]["labels"]
+    if labels != wanted:
+        raise AssertionError(f"{name}: labels are {labels}, not {wanted}")
+
+
 def _is_up(node: NodeUnderTest) -> bool:
     done = run(["sh", "-c", f"podman exec {node.name} systemctl is-system-running --wait || true"])
     return done.strip() == "running"
@@ -163,4 +217,8 @@ PROOFS: dict[str, Callable[[str, Path], None]] = {
     "reading": reading,
     "read_on": read_on,
     "silent": silent,
+    "refused": refused,
+    "killed": killed,
+    "labelled": labelled,
+    "unlabelled": unlabelled,
 }

@@ -2,6 +2,7 @@
 
 deb/      containerd.io (built from Go modules), and Debian's own runc and fuse
 rpm/8/    the same as RPM
+archives/ containerd-<version>.tar.gz as its releases have it, and runc
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.support.processes import run
 
 CONTAINERDS = ("1.4.3", "1.7.35", "2.4.2")
 FROM_DEBIAN = ("fuse3", "libfuse3-3", "fuse", "libfuse2", "runc")
+ARCHIVED = "1.4.3"
 CONFIG = "/etc/containerd/config.toml"
 _UNIT = """\
 [Unit]
@@ -71,12 +73,30 @@ def _build(target: Path, debs: Sequence[Path]) -> None:
         for name in ("fuse", "runc"):
             tree = _programs(Path(scratch) / name, [package for package in debs if package.name.startswith(f"{name}_")])
             rpm(redhat, name=name, version="1.1.5" if name == "runc" else "2.9.9", files=tree)
-        packages = run(["dpkg-scanpackages", "-m", "."], cwd=debian)
-        (debian / "Packages").write_text(packages)
-        run(["createrepo_c", "--quiet", redhat])
+        index_debs(debian)
+        index_rpms(redhat)
+        _archives(whole / "archives", Path(scratch))
         for path in (whole, *whole.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)  # apt reads as a user of its own
         whole.rename(target)
+
+
+def index_debs(folder: Path) -> None:
+    """Make *folder* a repository of the debs in it."""
+    (folder / "Packages").write_text(run(["dpkg-scanpackages", "-m", "."], cwd=folder))
+
+
+def index_rpms(folder: Path) -> None:
+    """Make *folder* a repository of the RPMs in it."""
+    run(["createrepo_c", "--quiet", folder])
+
+
+def _archives(folder: Path, scratch: Path) -> None:
+    """What hosts without packages of containerd install: the archive of a release, and runc, both built here."""
+    folder.mkdir()
+    programs = scratch / f"containerd-{ARCHIVED}" / "usr"
+    run(["tar", "--create", "--gzip", "--file", folder / f"containerd-{ARCHIVED}.tar.gz", "-C", programs, "bin"])
+    shutil.copy2(scratch / "runc" / "usr" / "sbin" / "runc", folder / "runc")
 
 
 def _containerd(tree: Path, version: str) -> Path:

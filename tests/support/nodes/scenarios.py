@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from tests.support.nodes.api import label_api
+from tests.support.nodes.broken import not_starting, truncated
 from tests.support.nodes.fixtures import write_fixtures
 from tests.support.nodes.images import KINDS, image, lock
-from tests.support.nodes.repositories import repositories
+from tests.support.nodes.repositories import ARCHIVED, index_debs, index_rpms, repositories
 from tests.support.peers import cache_root
 from tests.support.processes import run
 
@@ -54,7 +56,7 @@ def run_scenarios(names: Sequence[str], *, keep: bool = False) -> int:
     """Run *names*, print what failed, and return the exit code for make. With *keep* nodes stay."""
     started = time.monotonic()
     remove_abandoned()
-    with work_folder(keep=keep) as work:
+    with work_folder(keep=keep) as work, label_api(work):
         env = environment(work)
         with ThreadPoolExecutor(WORKERS) as pool:
             outcomes = list(pool.map(lambda name: _run(name, work, env, keep=keep), names))
@@ -96,7 +98,7 @@ def environment(work: Path) -> dict[str, str]:
     return {
         **os.environ,
         **{f"NODE_IMAGE_{kind.upper()}": image(kind) for kind in KINDS},
-        "PATH": f"{tools()}:{os.environ['PATH']}",
+        "PATH": f"{MOLECULE / 'resources' / 'bin'}:{tools()}:{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT / 'snapshotter'}:{ROOT}",
         "MOLECULE_GLOB": "tests/molecule/*/molecule.yml",
         "CONTAINERS_CONF": str(MOLECULE / "resources" / "containers.conf"),
@@ -106,7 +108,7 @@ def environment(work: Path) -> dict[str, str]:
         "NODE_RUN": str(os.getpid()),
         "NODE_PYTHON": sys.executable,
         "NODE_SECRET": secrets.token_hex(16),
-        "NODE_PACKAGES": os.environ.get("NODE_PACKAGES", str(ROOT / "dist")),
+        "NODE_PACKAGES": str(packages()),
         "ANSIBLE_NOCOLOR": "1",
         "NO_COLOR": "1",
     }
@@ -119,11 +121,35 @@ def work_folder(*, keep: bool) -> Iterator[Path]:
     try:
         (work / "pods").mkdir()
         (work / "pids").mkdir()
-        write_fixtures(work)
+        (deb,) = packages().glob("*.deb")
+        archives = repositories() / "archives"
+        files = {"package": deb, "containerd": archives / f"containerd-{ARCHIVED}.tar.gz", "runc": archives / "runc"}
+        write_fixtures(work, files)
+        _write_packages(work)
         yield work
     finally:
         if not keep:
             shutil.rmtree(work)
+
+
+def packages() -> Path:
+    """The folder with the packages under test."""
+    return Path(os.environ.get("NODE_PACKAGES", str(ROOT / "dist")))
+
+
+def _write_packages(work: Path) -> None:
+    """Fill `work/packages` with repositories of the package, which nodes mount, and `work/broken` with packages that fail."""
+    for folder, end, index in (("deb", "deb", index_debs), ("rpm", "rpm", index_rpms)):
+        target = work / "packages" / folder
+        target.mkdir(parents=True)
+        for package in packages().glob(f"*.{end}"):
+            shutil.copy(package, target)
+        index(target)
+    (work / "broken").mkdir()
+    following = os.environ.get("NODE_PACKAGES_NEXT")
+    for package in Path(following).glob("*.deb") if following else ():
+        truncated(package, work / "broken" / "truncated.deb")
+        not_starting(package, work / "broken" / "not-starting.deb")
 
 
 def remove_abandoned() -> None:
