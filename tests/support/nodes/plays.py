@@ -52,7 +52,8 @@ def refusals(cases: Mapping[str, Mapping[str, object]], node: str) -> dict[str, 
     done = subprocess.run(
         command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PLAY_TIMEOUT_S, check=False
     )
-    said = dict(_said(json.loads(done.stdout[done.stdout.index("{") :])))
+    printed, _ = json.JSONDecoder().raw_decode(done.stdout[done.stdout.index("{") :])
+    said = dict(_said(printed))
     return {name: said.get(name, "nothing: it was not refused") for name in hosts}
 
 
