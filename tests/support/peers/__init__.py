@@ -67,6 +67,25 @@ def _containerd(version: str, module: str, folder: str, over: str = "") -> Recip
     )
 
 
+def _hyperkube(version: str) -> Recipe:
+    """All programs of Kubernetes *version* in one; the stamp is what nodes report."""
+    major, minor, _ = version.split(".")
+    base, client = "k8s.io/component-base/version", "k8s.io/client-go/pkg/version"
+    values = {
+        f"{base}.gitVersion": f"v{version}",
+        f"{base}.gitMajor": major,
+        f"{base}.gitMinor": minor,
+        f"{client}.gitVersion": f"v{version}",
+    }
+    return Recipe(
+        folder=f"hyperkube-{version}",
+        programs={"hyperkube": "."},
+        tags="providerless,dockerless",
+        stamp=" ".join(f"-X {name}={value}" for name, value in values.items()),
+    )
+
+
+_CNI_PLUGINS = "github.com/containernetworking/plugins/plugins"
 _OLD_MODULE = "github.com/containerd/containerd"
 
 
@@ -87,6 +106,15 @@ RECIPES = {
     "containerd-2.4.2": _containerd("2.4.2", f"{_OLD_MODULE}/v2", "containerd-2.4.2"),
     "containerd-1.7.35": _containerd("1.7.35", _OLD_MODULE, "containerd-1.7"),
     "containerd-1.4.3": _containerd("1.4.3", _OLD_MODULE, "containerd-1.4.3", over=f"{_OLD_MODULE}@v1.4.3"),
+    "hyperkube-1.34.4": _hyperkube("1.34.4"),
+    "hyperkube-1.24.17": _hyperkube("1.24.17"),
+    "cni-plugins": Recipe(
+        "cni-plugins",
+        {
+            name.rpartition("/")[2]: f"{_CNI_PLUGINS}/{name}"
+            for name in ("main/bridge", "main/loopback", "ipam/host-local", "meta/portmap")
+        },
+    ),
     "helm-3": _helm("3.22.0"),
     "helm-4": _helm("4.3.1"),
     "snapshotter-suite": Recipe("snapshotter-suite", {"snapshotter-suite": "."}, is_test=True),
