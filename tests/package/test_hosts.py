@@ -80,7 +80,7 @@ def loader(host: Host) -> Iterator[Process]:
 
 
 def test_the_loader_mounts_and_serves_and_survives_its_death(host: Host, loader: Process, registry: Registry) -> None:
-    source = push(registry, f"package/{host.root.parent.name.lower()}", build_image([{"dir/file": CONTENT}]))
+    source = push(registry, f"package/{_repository_name(host)}", build_image([{"dir/file": CONTENT}]))
     apparate("convert", source, f"{source}-converted")
     (described,) = stored(f"{source}-converted").layers
     layer = Digest.parse(described["digest"])
@@ -119,6 +119,11 @@ def test_a_planned_restart_without_a_service_manager_executes_what_is_current(ho
     wait_until(lambda: _loader(loader) != victim, "its loader runs")
     with LoaderClient(str(host.root / "run/apparate/loader.sock")) as client:
         wait_until(lambda: client.is_reachable(1.0), "it serves")
+
+
+def _repository_name(host: Host) -> str:
+    """Return one that a registry takes, whatever a temporary folder is called."""
+    return "".join(filter(str.isalnum, host.root.parent.name.lower()))
 
 
 def _loader(keeper: Process) -> int:
