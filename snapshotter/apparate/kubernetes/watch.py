@@ -50,7 +50,8 @@ class Follower:
             client: who asks.
             path: the collection.
             query: selectors.
-            changed: told of everything that is there, first when it has been listed; it handles its own errors.
+            changed: told of everything that is there, first when it has been listed; it handles its own errors, and does not
+                call `stop`.
             pause_first_s: before the second attempt.
         """
         self._client = client
@@ -60,6 +61,7 @@ class Follower:
         self._pause_first_s = pause_first_s
         self._objects: dict[tuple[str, str], Object] = {}
         self._stop = threading.Event()
+        self._telling = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"follow {path}", daemon=True)
         self._problem: ApparateError | None = None
         self._listed = False
@@ -69,8 +71,14 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
-        """Tell nothing any more. The thread ends with its request; it holds nothing."""
-        self._stop.set()
+        """Tell nothing any more once this returns; it waits for a call in progress. The thread ends with its request."""
+        with self._telling:
+            self._stop.set()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has ended without being told to: *changed* raised what it should have handled."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._stop.is_set()
 
     @property
     def problem(self) -> ApparateError | None:
@@ -127,8 +135,9 @@ class Follower:
         self._tell()
 
     def _tell(self) -> None:
-        if not self._stop.is_set():
-            self._changed(dict(self._objects))
+        with self._telling:
+            if not self._stop.is_set():
+                self._changed(dict(self._objects))
 
     def _note(self, error: ApparateError | None) -> None:
         if self._stop.is_set():

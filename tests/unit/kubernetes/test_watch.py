@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,3 +136,40 @@ def test_server_that_is_overloaded_is_given_the_time_it_asks_for(cluster: FakeKu
         seen = len(cluster.requests)
         with pytest.raises(TimeoutError):
             wait_until(lambda: len(cluster.requests) > seen, "another request", 0.5)
+
+
+def test_nothing_is_told_once_stop_has_returned(cluster: FakeKubernetes) -> None:
+    entered, go_on, told = threading.Event(), threading.Event(), []
+
+    def slow(objects: Objects) -> None:
+        entered.set()
+        assert go_on.wait(10)
+        told.append(objects)
+
+    follower = Follower(cluster.client(), SECRETS, {}, slow, pause_first_s=0.02)
+    follower.start()
+    assert entered.wait(10)
+    stopper = threading.Thread(target=follower.stop)
+    stopper.start()
+    stopper.join(0.1)
+    assert stopper.is_alive(), "stop waits for what is being told"
+    go_on.set()
+    stopper.join(10)
+    assert len(told) == 1
+    cluster.put("secrets", "a", {}, "apparate")
+    cluster.break_watches()
+    wait_until(lambda: not follower._thread.is_alive(), "the thread to end", 10)
+    assert len(told) == 1
+    assert not follower.is_dead
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what the test is about
+def test_follower_whose_listener_fails_is_dead(cluster: FakeKubernetes) -> None:
+    def broken(_objects: Objects) -> None:
+        raise ValueError("a mistake")
+
+    follower = Follower(cluster.client(), SECRETS, {}, broken, pause_first_s=0.02)
+    assert not follower.is_dead
+    follower.start()
+    wait_until(lambda: follower.is_dead, "the death to be noticed", 10)
+    follower.stop()

@@ -134,10 +134,14 @@ class Agent:
         _log.info(AGENT_STOPPED)
 
     def live_page(self) -> Page:
-        """Return 200 as long as the main loop turns."""
-        stuck = time.monotonic() - self._last_turn_s > STUCK_S
-        status = HTTPStatus.SERVICE_UNAVAILABLE if stuck else HTTPStatus.OK
-        return Page(status, "text/plain", b"the main loop hangs\n" if stuck else b"ok\n")
+        """Return 200 as long as the main loop turns and everything that is to be followed is."""
+        problem = ""
+        if time.monotonic() - self._last_turn_s > STUCK_S:
+            problem = "the main loop hangs"
+        elif any(follower.is_dead for follower in self._followers):
+            problem = "a watch has ended"
+        status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
+        return Page(status, "text/plain", f"{problem or 'ok'}\n".encode())
 
     def ready_page(self) -> Page:
         """Return 200 if a lazy pod would start here now."""

@@ -456,3 +456,10 @@ def test_main_loop_that_hangs_is_not_alive(node: Node, monkeypatch: pytest.Monke
     assert agent.live_page().status == 200
     monkeypatch.setattr(run_module, "STUCK_S", -1.0)
     assert agent.live_page().status == 503
+
+
+def test_watch_that_has_ended_for_good_is_not_alive(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    with node.running() as agent:
+        node.wait_for("Ready")
+        monkeypatch.setattr(type(agent._followers[0]), "is_dead", True)
+        assert agent.live_page().status == 503
