@@ -129,9 +129,14 @@ def work_folder(*, keep: bool) -> Iterator[Path]:
     try:
         (work / "pods").mkdir()
         (work / "pids").mkdir()
-        (deb,) = packages().glob("*.deb")
+        (deb,), (rpm,) = (packages().glob(f"*.{end}") for end in ("deb", "rpm"))
         archives = repositories() / "archives"
-        files = {"package": deb, "containerd": archives / f"containerd-{ARCHIVED}.tar.gz", "runc": archives / "runc"}
+        files = {
+            "package": deb,
+            "rpm": rpm,
+            "containerd": archives / f"containerd-{ARCHIVED}.tar.gz",
+            "runc": archives / "runc",
+        }
         write_fixtures(work, files)
         _write_packages(work)
         yield work
