@@ -74,7 +74,7 @@ test-matrix: setup matrix-peers ## Other containerds, foreign tools, long kills,
 	@MATRIX=1 $(BIN)/python -m tests.support.groups $(ROOT_GROUPS) tests/chart tests/matrix
 
 # PACKAGES=dist tests what is there already.
-test-package: setup $(VENV)/.package ## The host package on foreign hosts, its forms and its installation: 8 minutes.
+test-package: setup $(VENV)/.package ## The host package on foreign hosts, its forms and its installation: 4 minutes.
 	@$(BIN)/python -m tests.support.groups tests/package
 
 lint-roles: setup ## Lint of roles and playbooks: half a minute.
@@ -82,7 +82,7 @@ lint-roles: setup ## Lint of roles and playbooks: half a minute.
 	yamllint -s roles playbooks inventory tests/molecule && ansible-lint -q --offline --profile production roles playbooks
 
 # SCENARIOS="debian running" runs only these; KEEP=1 leaves the nodes for a look inside. The second package is what is upgraded to.
-test-nodes: setup package lint-roles ## Roles on podman nodes with systemd: 25 minutes, 6 more the first time.
+test-nodes: setup package lint-roles ## Roles on podman nodes with systemd: 13 minutes, 5 more the first time.
 	@$(MAKE) -s package VERSION=1000.0.0 OUT=build/next
 	@NODE_PACKAGES=$(CURDIR)/dist NODE_PACKAGES_NEXT=$(CURDIR)/build/next \
 	    $(BIN)/python -m tests.support.nodes test $(SCENARIOS) $(if $(KEEP),--keep)
