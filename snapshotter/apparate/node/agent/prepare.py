@@ -59,21 +59,18 @@ class Preparer:
         except KeyboardInterrupt:
             self._ownership.rest()
             raise
-        except ApparateError as error:
+        except Exception as error:
             self._ownership.rest()
-            metrics.AGENT_PREPARE_FAILED.set(1)
-            _log.error(NOT_PREPARED, error=str(error))
-            self._reporter.report(
-                State(
-                    ready=False,
-                    reason="PrepareFailed",
-                    message=str(error),
-                    version=apparate.__version__,
-                    error=str(error),
-                )
-            )
-            self._news.emit(events.PREPARE_FAILED, str(error))
+            self._tell_failure(str(error) if isinstance(error, ApparateError) else repr(error))
             raise
+
+    def _tell_failure(self, message: str) -> None:
+        metrics.AGENT_PREPARE_FAILED.set(1)
+        _log.error(NOT_PREPARED, error=message)
+        self._reporter.report(
+            State(ready=False, reason="PrepareFailed", message=message, version=apparate.__version__, error=message)
+        )
+        self._news.emit(events.PREPARE_FAILED, message)
 
     def _prepare(self) -> None:
         self._host.require_same_architecture()
@@ -86,12 +83,8 @@ class Preparer:
         if self._is_prepared():
             _log.info(NOTHING_TO_DO, version=apparate.__version__)
             return
-        with self._turns.acquire(self._waiting) as turn:
-            try:
-                self._change()
-            except ApparateError as error:
-                turn.fail(str(error))
-                raise
+        with self._turns.acquire(self._waiting):
+            self._change()
         _log.info(NODE_PREPARED, version=apparate.__version__)
         self._news.emit(events.PREPARED, f"version {apparate.__version__} serves, containerd uses it")
 

@@ -195,7 +195,11 @@ class Turns:
 
 
 class Turn:
-    """A turn that is held, and renewed, inside the block. Whoever leaves the block without `fail` has succeeded or was told to end."""
+    """A turn that is held, and renewed, inside the block.
+
+    Whoever leaves the block by an error, one that nobody has thought of included, has failed: the next node would meet it too.
+    Otherwise he has succeeded or was told to end, and the turn is free.
+    """
 
     def __init__(self, client: Client, path: str, lease: Object, revision: int) -> None:
         self._client = client
@@ -223,10 +227,13 @@ class Turn:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if not self._ended.is_set():
-            self._ended.set()
-            self._write(_freed)
+            if isinstance(error, Exception):
+                self.fail(str(error) if isinstance(error, ApparateError) else repr(error))
+            else:
+                self._ended.set()
+                self._write(_freed)
         self._thread.join()
 
     def _renew(self) -> None:

@@ -285,3 +285,19 @@ def test_run_that_is_told_to_end_gives_its_turn_back_unmarked(
     assert not lease["spec"].get("holderIdentity")
     assert not lease["metadata"].get("annotations")
     assert cluster.all("events") == []
+
+
+def test_mistake_of_our_own_stops_the_roll_out_too(
+    make_preparer: MakePreparer, host: FakeHost, cluster: FakeKubernetes
+) -> None:
+    def mistake(call: str) -> None:
+        if "node configure" in call:
+            raise ZeroDivisionError("nobody thought of it")
+
+    host.on_call = mistake
+    with pytest.raises(ZeroDivisionError):
+        make_preparer().prepare()
+    annotations = cluster.object("leases", f"{PREFIX}0", "apparate")["metadata"]["annotations"]
+    assert "nobody thought of it" in annotations["apparate.cloud.tencent.com/error"]
+    assert "ZeroDivisionError" in _condition(cluster)["message"]
+    assert _reasons(cluster) == ["ApparatePrepareFailed"]
