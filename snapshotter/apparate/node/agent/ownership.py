@@ -11,19 +11,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from apparate.errors import FailedPrecondition
+from apparate.errors import ApparateError, FailedPrecondition
 from apparate.node import files
+from apparate.telemetry.logging import get_logger
+
+_log = get_logger("node.agent.ownership")
+
+NO_SIGN_OF_LIFE: Final = "no sign of life can be given on this node"
 
 OWNER_NAME: Final = "owner.json"
 CHART_NAME: Final = "chart.json"
 SCHEMA_VERSION: Final = 1
 SILENT_S: Final = 600.0
 """A release that has been silent for so long is gone: its pod gives a sign of life at least every minute."""
+ALIVE_S: Final = 60.0
+"""Between two signs of life."""
 _PRIVATE: Final = 0o600
 
 
@@ -94,14 +104,51 @@ class Ownership:
         return Found(str(value.get("configured", "")), str(value.get("driver", "")), bool(value.get("operator")))
 
     def sign_of_life(self) -> None:
-        """Say that the release is still at work."""
-        if self._chart.exists():
+        """Say that the release is still at work. Never raises: the next one may succeed."""
+        try:
             os.utime(self._chart)
+        except FileNotFoundError:
+            return  # it has left
+        except OSError as error:
+            _log.warning(NO_SIGN_OF_LIFE, path=str(self._chart), error=str(error.strerror))
 
-    def rest(self) -> None:
-        """Count as silent until the next sign of life: what has failed is not at work before its next attempt."""
-        if self._is_mine():
-            os.utime(self._chart, (0, 0))
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Claim the node, then give signs of life meanwhile; after an error count as silent until the next attempt.
+
+        Raises:
+            FailedPrecondition: another release is at work here.
+            Unavailable: the disk does not take it.
+        """
+        self.claim()
+        try:
+            with self._signs_of_life():
+                yield
+        except BaseException:
+            self._rest()
+            raise
+
+    @contextmanager
+    def _signs_of_life(self) -> Iterator[None]:
+        ended = threading.Event()
+        thread = threading.Thread(target=self._live, args=(ended,), name="sign-of-life", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _live(self, ended: threading.Event) -> None:
+        while not ended.wait(ALIVE_S):
+            self.sign_of_life()
+
+    def _rest(self) -> None:
+        try:
+            if self._is_mine():
+                os.utime(self._chart, (0, 0))
+        except (OSError, ApparateError) as error:
+            _log.warning(NO_SIGN_OF_LIFE, path=str(self._chart), error=str(error))
 
     def leave(self) -> None:
         """The release works here no more."""
@@ -109,11 +156,20 @@ class Ownership:
             files.replace(self._chart, None)
 
     def active(self) -> Release | None:
-        """Return the release that is at work here now."""
+        """Return the release that is at work here now.
+
+        A sign of life from the future was given while the clock was wrong: whoever lives gives the next one within a minute.
+        """
         value = self._read()
-        if value is None or time.time() - self._chart.stat().st_mtime > SILENT_S:
+        if value is None or abs(time.time() - self._last_sign()) > SILENT_S:
             return None
         return Release(str(value.get("namespace", "")), str(value.get("daemonset", "")))
+
+    def _last_sign(self) -> float:
+        try:
+            return self._chart.stat().st_mtime
+        except OSError:
+            return 0.0  # it has left meanwhile
 
     def _is_mine(self) -> bool:
         value = self._read()

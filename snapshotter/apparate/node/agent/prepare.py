@@ -55,12 +55,10 @@ class Preparer:
             ApparateError: it cannot be prepared; containerd is as it was, and the cluster has been told.
         """
         try:
-            self._prepare()
-        except KeyboardInterrupt:
-            self._ownership.rest()
-            raise
+            self._host.require_same_architecture()
+            with self._ownership.at_work():
+                self._prepare()
         except Exception as error:
-            self._ownership.rest()
             self._tell_failure(str(error) if isinstance(error, ApparateError) else repr(error))
             raise
 
@@ -73,8 +71,6 @@ class Preparer:
         self._news.emit(events.PREPARE_FAILED, message)
 
     def _prepare(self) -> None:
-        self._host.require_same_architecture()
-        self._ownership.claim()
         if self._is_operators():
             found = _found(self._payload.status(), operator=True)
             self._ownership.note(found)

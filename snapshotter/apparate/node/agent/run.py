@@ -28,7 +28,7 @@ from apparate.node.agent.credentials import Credentials, Source
 from apparate.node.agent.events import Events
 from apparate.node.agent.health import Health
 from apparate.node.agent.mode import ModeFile
-from apparate.node.agent.ownership import Ownership
+from apparate.node.agent.ownership import ALIVE_S, Ownership
 from apparate.node.agent.report import Reporter, State
 from apparate.node.agent.services import Services
 from apparate.node.agent.settings import LABEL, AgentSettings, is_labelled
@@ -52,8 +52,6 @@ LOOK_S: Final = 5.0
 """Between two looks at the node."""
 SURVEY_S: Final = 20.0
 """Between two looks at its images."""
-ALIVE_S: Final = 60.0
-"""Between two signs of life for other releases."""
 STUCK_S: Final = 120.0
 """A main loop that has not turned for so long hangs: liveness fails."""
 
