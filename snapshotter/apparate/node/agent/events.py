@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -82,27 +81,25 @@ class Limiter:
 
 
 class Events:
-    """Sends events about one node. Thread-safe; never raises: an event is news, not a duty."""
+    """Sends events about one node, by one thread. Never raises: an event is news, not a duty."""
 
     def __init__(self, client: Client, node: str, limiter: Limiter) -> None:
         self._client = client
         self._node = node
         self._limiter = limiter
-        self._lock = threading.Lock()
 
     def emit(self, reason: str, message: str) -> None:
         """Send an event, unless there were too many lately."""
-        with self._lock:
-            try:
-                left_out = self._limiter.admit(reason)
-                if left_out is None:
-                    metrics.AGENT_EVENTS.labels(reason, "limited").inc()
-                    return
-                self._client.create(collection("v1", "events", "default"), self._body(reason, message, left_out))
-                metrics.AGENT_EVENTS.labels(reason, "sent").inc()
-            except ApparateError as error:
-                metrics.AGENT_EVENTS.labels(reason, "failed").inc()
-                _log.warning(NOT_SENT, reason=reason, error=str(error))
+        try:
+            left_out = self._limiter.admit(reason)
+            if left_out is None:
+                metrics.AGENT_EVENTS.labels(reason, "limited").inc()
+                return
+            self._client.create(collection("v1", "events", "default"), self._body(reason, message, left_out))
+            metrics.AGENT_EVENTS.labels(reason, "sent").inc()
+        except ApparateError as error:
+            metrics.AGENT_EVENTS.labels(reason, "failed").inc()
+            _log.warning(NOT_SENT, reason=reason, error=str(error))
 
     def _body(self, reason: str, message: str, left_out: int) -> dict[str, object]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from apparate.errors import ApparateError
+from apparate.errors import ApparateError, Unavailable
 from apparate.kubernetes.client import MERGE, Client, collection
 from apparate.node.agent.settings import ANNOTATION_PREFIX, CONDITION
 from apparate.telemetry.logging import get_logger
@@ -19,6 +19,10 @@ _log = get_logger("node.agent.report")
 NOT_REPORTED: Final = "state of the node cannot be reported"
 
 HEARTBEAT_S: Final = 300.0
+PAUSE_FIRST_S: Final = 5.0
+PAUSE_MOST_S: Final = 120.0
+"""A state that the server did not take is told again after a pause, doubled from the first to this, each with jitter: thousands of
+nodes must not keep a server down that comes back. What the server asks for counts, up to this."""
 MESSAGE_CHARS_MAX: Final = 1000
 ANNOTATIONS: Final = ("version", "mode", "driver", "error")
 
@@ -44,30 +48,43 @@ class State:
 
 
 class Reporter:
-    """Reports of one node. Thread-safe; never raises: the next report may succeed."""
+    """Reports of one node, by one thread. `report` never raises: the next one may succeed."""
 
-    def __init__(self, client: Client, node: str) -> None:
+    def __init__(self, client: Client, node: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
+        self._clock = clock
         self._path = f"{collection('v1', 'nodes')}/{node}"
-        self._lock = threading.Lock()
         self._told: State | None = None
         self._told_at = 0.0
+        self._refused: State | None = None
+        self._pause_s = PAUSE_FIRST_S
+        self._again_at = 0.0
         self._was_ready: bool | None = None
         self._since = ""
 
     def report(self, state: State) -> bool:
         """Report *state* if it is new or the last report is old; return whether the server knows it."""
-        with self._lock:
-            if state == self._told and time.monotonic() - self._told_at < HEARTBEAT_S:
-                return True
-            try:
-                self._patch_condition(state)
-                self._patch_annotations(state)
-            except ApparateError as error:
-                _log.warning(NOT_REPORTED, error=str(error))
-                return False
-            self._told, self._told_at = state, time.monotonic()
+        now = self._clock()
+        if state == self._told and now - self._told_at < HEARTBEAT_S:
             return True
+        if state == self._refused and now < self._again_at:
+            return False
+        try:
+            self._patch_condition(state)
+            self._patch_annotations(state)
+        except ApparateError as error:
+            _log.warning(NOT_REPORTED, error=str(error))
+            self._wait_after(state, error)
+            return False
+        self._told, self._told_at = state, now
+        self._refused, self._pause_s = None, PAUSE_FIRST_S
+        return True
+
+    def _wait_after(self, state: State, error: ApparateError) -> None:
+        asked_s = error.retry_after_s if isinstance(error, Unavailable) else None
+        wait_s = min(max(self._pause_s * random.uniform(0.75, 1.25), asked_s or 0.0), PAUSE_MOST_S)  # noqa: S311
+        self._refused, self._again_at = state, self._clock() + wait_s
+        self._pause_s = min(2 * self._pause_s, PAUSE_MOST_S)
 
     def remove(self) -> None:
         """Say nothing of this node any more. Raises ApparateError: the server does not take it."""

@@ -61,13 +61,35 @@ def test_heartbeat_is_repeated_and_the_transition_keeps_its_time(
 
 
 def test_server_that_is_away_gets_the_state_later(cluster: FakeKubernetes, capsys: pytest.CaptureFixture[str]) -> None:
-    port, reporter = cluster.port, Reporter(cluster.client(), "node-a")
+    now = [1000.0]
+    port, reporter = cluster.port, Reporter(cluster.client(), "node-a", lambda: now[0])
     cluster.stop()
     assert not reporter.report(READY)
     assert "state of the node cannot be reported" in capsys.readouterr().err
     cluster.restart(port)
+    now[0] += 2 * report.PAUSE_FIRST_S
     assert reporter.report(READY)
     assert _condition(cluster)["status"] == "True"
+
+
+def test_server_that_refuses_for_an_hour_is_asked_ever_less_often(cluster: FakeKubernetes) -> None:
+    now = [1000.0]
+    reporter = Reporter(cluster.client(), "node-a", lambda: now[0])
+    cluster.answer_all_with(503, "ServiceUnavailable")
+    for _ in range(720):
+        assert not reporter.report(READY)
+        now[0] += 5.0
+    assert 3600 / report.PAUSE_MOST_S <= len(cluster.requests) <= 3600 / (0.75 * report.PAUSE_MOST_S) + 8
+
+
+def test_other_state_is_told_at_once_also_after_a_refusal(cluster: FakeKubernetes) -> None:
+    port, reporter = cluster.port, Reporter(cluster.client(), "node-a")
+    cluster.stop()
+    assert not reporter.report(READY)
+    cluster.restart(port)
+    assert not reporter.report(READY)
+    assert reporter.report(FAILED)
+    assert _condition(cluster)["reason"] == "ServiceDown"
 
 
 def test_removal_leaves_nothing_on_the_node(cluster: FakeKubernetes) -> None:
