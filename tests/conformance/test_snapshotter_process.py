@@ -18,7 +18,7 @@ from tests.support.fake_loader import FakeLayer, FakeLoader
 from tests.support.leftovers import mounts_below
 from tests.support.processes import Process, run, wait_until
 from tests.support.scope import matrix_only
-from tests.support.services import Services, answers, apparate, command, environment
+from tests.support.services import Services, answers, apparate, as_nobody, command, environment
 from tests.support.snapshots_client import SnapshotsClient, mount_all
 
 from apparate.errors import FailedPrecondition
@@ -93,13 +93,7 @@ def test_a_root_on_overlayfs_is_refused_in_one_line(folder: Path) -> None:
 def test_without_permission_it_says_so_in_one_line(folder: Path) -> None:
     made = Services(folder / "s", folder / "root")
     folder.chmod(0o755)
-    line = [
-        "setpriv",
-        "--reuid=65534",
-        "--regid=65534",
-        "--clear-groups",
-        *command("snapshotter", "--config", made.config),
-    ]
+    line = as_nobody(command("snapshotter", "--config", made.config))
     made.base.chmod(0o755)
     made.config.chmod(0o644)
     done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=60, check=False)

@@ -16,11 +16,10 @@ from tests.support.images import OCI_LAYER, Layer, build_image, build_index, pat
 from tests.support.leftovers import clean_folder
 from tests.support.node import Node, node
 from tests.support.processes import run, wait_until
-from tests.support.services import Services, apparate, command, environment
+from tests.support.services import Services, apparate, as_nobody, command, environment
 from tests.support.tarball import Node as Entry
 
 PROGRAM = ["sh", "-c", "md5sum /data/touched && echo up && sleep 100000"]
-NOBODY = 65534
 TOUCHED_BYTES = 400_000
 NEIGHBOUR_BYTES = 64 << 10  # what read-ahead touches beyond the end of a file
 
@@ -208,8 +207,7 @@ def test_snapshotter_of_an_ordinary_user_says_what_it_needs(folder: Path) -> Non
     folder.chmod(0o755)
     services = Services(folder / "services", folder / "root")
     services.base.chmod(0o755)
-    drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    code, line = refused_process([*drop, *command("snapshotter", "--config", services.config)])
+    code, line = refused_process(as_nobody(command("snapshotter", "--config", services.config)))
     assert code in {5, 9}
     assert "ermission" in line or "root" in line
 
@@ -223,7 +221,7 @@ def test_service_that_may_not_mount_says_so(folder: Path, service: str) -> None:
     assert "not permitted" in line
 
 
-def refused_process(line: Sequence[str]) -> tuple[int, str]:
+def refused_process(line: Sequence[str | Path]) -> tuple[int, str]:
     done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, told(done.stderr)
 
