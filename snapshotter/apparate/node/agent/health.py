@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from prometheus_client import Metric
 
 from apparate.errors import ApparateError
 from apparate.node import files
@@ -121,10 +123,16 @@ def _was_refused(sources: Sources) -> bool:
     refused = max((_refused_at(text) for _, text in sources.services.families()), default=0.0)
     if not refused or time.time() - refused > REFUSAL_COUNTS_S:
         return False
-    changed = max((path.stat().st_mtime for path in cluster_files(sources.credentials_dir)), default=0.0)
-    return refused > changed
+    return refused > max((_changed_at(path) for path in cluster_files(sources.credentials_dir)), default=0.0)
 
 
-def _refused_at(families: object) -> float:
-    samples = (sample for family in families for sample in family.samples)  # type: ignore[attr-defined]
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0  # its Secret has gone meanwhile
+
+
+def _refused_at(families: Sequence[Metric]) -> float:
+    samples = (sample for family in families for sample in family.samples)
     return max((sample.value for sample in samples if sample.name == REFUSED_WALL_NAME), default=0.0)

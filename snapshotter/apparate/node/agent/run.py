@@ -52,8 +52,13 @@ LOOK_S: Final = 5.0
 """Between two looks at the node."""
 SURVEY_S: Final = 20.0
 """Between two looks at its images."""
-STUCK_S: Final = 120.0
-"""A main loop that has not turned for so long hangs: liveness fails."""
+CLEAR_S: Final = 60.0
+"""Between two attempts to free a turn, until one has succeeded."""
+STUCK_S: Final = 300.0
+"""A main loop that has not turned for so long hangs: liveness fails. Longer than a turn in which an API server that is overloaded
+lets every request wait almost until its deadline, for nodes that are started anew then would not help it."""
+DENIED_ATTEMPTS: Final = 3
+"""A server that has just been started refuses everybody until it has read the roles: only a refusal that lasts means removal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,21 @@ class Parts:
     turns: Turns
     places: Places
     mode: Callable[[], Mode]
+
+
+class _Every:
+    """Says that something is due, at once and then every *interval_s*."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._next_s = -math.inf
+
+    def is_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next_s:
+            return False
+        self._next_s = now + self._interval_s
+        return True
 
 
 class Agent:
@@ -154,21 +174,20 @@ class Agent:
         return "" if found.ready else f"{found.reason}: {found.message}"
 
     def _work(self, stop: threading.Event) -> None:
-        surveyed_s = alive_s = -math.inf
+        survey, alive, clear = _Every(SURVEY_S), _Every(ALIVE_S), _Every(CLEAR_S)
         has_cleared = False
         while not stop.is_set():
-            now = self._last_turn_s = time.monotonic()
-            has_cleared = has_cleared or self._clear_turns()
+            self._last_turn_s = time.monotonic()
+            if not has_cleared and clear.is_due():
+                has_cleared = self._clear_turns()
             self._apply_label()
             try:
                 self._tell(health.look(self._look_at))
             except ApparateError as error:
                 _log.warning(UPDATE_FAILED, error=str(error))
-            if now - surveyed_s >= SURVEY_S:
-                surveyed_s = now
+            if survey.is_due():
                 self._survey.look()
-            if now - alive_s >= ALIVE_S:
-                alive_s = now
+            if alive.is_due():
                 self._parts.ownership.sign_of_life()
             self._wait(stop)
 
@@ -284,20 +303,26 @@ class Agent:
 
     def _why_leave(self) -> str:
         """Return why this node is no longer the chart's; empty if it is, or if nobody can tell."""
-        settings = self._settings
-        path = f"{collection('apps/v1', 'daemonsets', settings.namespace)}/{settings.daemonset}"
         try:
-            daemonset = self._parts.client.get(path)
-        except NotFound:
-            return "the chart was removed"
-        except Denied:
-            return "the chart was removed, and this pod's rights with it"
-        except ApparateError:
-            return ""
-        if daemonset.get("metadata", {}).get("deletionTimestamp"):
-            return "the chart is being removed"
-        try:
-            node = self._parts.client.get(f"{collection('v1', 'nodes')}/{settings.node}")
+            why = self._why_removed()
+            if why:
+                return why
+            node = self._parts.client.get(f"{collection('v1', 'nodes')}/{self._settings.node}")
         except ApparateError:
             return ""
         return "" if is_labelled(node) else f"the label {LABEL} is gone"
+
+    def _why_removed(self) -> str:
+        """Return why the chart is there no more; empty: it is. Raises ApparateError: nobody can tell."""
+        path = f"{collection('apps/v1', 'daemonsets', self._settings.namespace)}/{self._settings.daemonset}"
+        for attempt in range(DENIED_ATTEMPTS):
+            if attempt:
+                time.sleep(self._pause_s)
+            try:
+                daemonset = self._parts.client.get(path)
+            except NotFound:
+                return "the chart was removed"
+            except Denied:
+                continue
+            return "the chart is being removed" if daemonset.get("metadata", {}).get("deletionTimestamp") else ""
+        return "the chart was removed, and this pod's rights with it"

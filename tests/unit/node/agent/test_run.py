@@ -329,6 +329,16 @@ def test_node_that_leaves_is_ordinary_and_has_no_credentials(node: Node, remove:
     assert Ownership(RELEASE, node.folder).active() is None
 
 
+def test_server_that_refuses_only_while_it_starts_removes_nothing(node: Node) -> None:
+    refusals = iter([False, False])  # then it has read the roles
+    node.cluster.put("secrets", "pull", _secret(), "apparate")
+    with node.running(secrets=("pull",)):
+        node.wait_for("Ready")
+        node.cluster.account("agent", lambda _verb, resource, _name: resource != "daemonsets" or next(refusals, True))
+    assert next(refusals, "all used") == "all used"
+    assert (node.mode, node.files()) == ("lazy", ["chart-apparate_pull.json"])
+
+
 def test_removed_node_says_nothing_of_the_label(node: Node) -> None:
     with node.running():
         node.wait_for("Ready")
@@ -393,6 +403,15 @@ def test_refused_credentials_count_until_they_are_changed(node: Node) -> None:
         node.cluster.put("secrets", "pull", _secret("right"), "apparate")
         node.wait_for("Ready")
     assert "ApparateCredentialsRefused" in node.reasons()
+
+
+def test_credentials_that_go_while_they_are_looked_at_stop_nothing(node: Node) -> None:
+    node.credentials.mkdir()
+    with node.running(follow_namespaces=("team",)):
+        node.wait_for("Ready")
+        (node.credentials / "chart-team_gone.json").symlink_to("nowhere")  # is listed, and not there any more
+        node.host.loader_metrics["apparate_registry_credential_refused_wall_seconds"] = time.time()
+        node.wait_for("CredentialsRefused")
 
 
 def test_fallback_is_an_event_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
