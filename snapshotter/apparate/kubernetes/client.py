@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import urllib3
 
-from apparate.errors import FailedPrecondition, Unavailable
+from apparate.errors import ApparateError, FailedPrecondition, Unavailable
 from apparate.kubernetes.errors import Expired, error_of
 from apparate.telemetry import metrics
 
@@ -151,12 +151,7 @@ class Client:
         what: str,
     ) -> urllib3.BaseHTTPResponse:
         """Return an answer of status 2xx whose body has not been read."""
-        headers = {"Accept": "application/json", "User-Agent": self._agent}
-        token = self._access.read_token()
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        if body is not None:
-            headers["Content-Type"] = content_type
+        headers = self._headers({} if body is None else {"Content-Type": content_type})
         outcome = "unreachable"
         try:
             response = self._pool.request(
@@ -175,24 +170,33 @@ class Client:
             metrics.API_REQUESTS.labels(method, outcome).inc()
         if response.status < 300:
             return response
-        try:
-            status = _status_object(_read(response, what))
-        finally:
-            response.release_conn()
-        raise error_of(
-            what,
-            response.status,
-            str(status.get("reason") or ""),
-            str(status.get("message") or ""),
-            _seconds(response.headers.get("retry-after", "")),
-            secrets="/secrets" in path,
-        )
+        raise _refusal(response, what)
+
+    def _headers(self, more: Mapping[str, str]) -> dict[str, str]:
+        headers = {"Accept": "application/json", "User-Agent": self._agent, **more}
+        token = self._access.read_token()
+        return {**headers, "Authorization": f"Bearer {token}"} if token else headers
 
 
 def collection(group_version: str, resource: str, namespace: str = "") -> str:
     """Return the path of a collection, as `collection("coordination.k8s.io/v1", "leases", "kube-system")`."""
     root = f"/api/{group_version}" if "/" not in group_version else f"/apis/{group_version}"
     return f"{root}/namespaces/{namespace}/{resource}" if namespace else f"{root}/{resource}"
+
+
+def _refusal(response: urllib3.BaseHTTPResponse, what: str) -> ApparateError:
+    """Read what is not of status 2xx to its end and return the error that it says."""
+    try:
+        status = _parsed(_read(response, what)) or {}
+    finally:
+        response.release_conn()
+    reason, message = str(status.get("reason") or ""), str(status.get("message") or "")
+    retry_after_s = _seconds(response.headers.get("retry-after", ""))
+    return error_of(what, response.status, reason, message, retry_after_s, secrets=_is_of_secrets(what))
+
+
+def _is_of_secrets(what: str) -> bool:
+    return "/secrets" in what
 
 
 def _lines(response: urllib3.BaseHTTPResponse, what: str) -> Iterator[bytes]:
@@ -218,7 +222,9 @@ def _event(line: bytes, what: str) -> WatchEvent:
     reason, message = str(value.get("reason") or ""), str(value.get("message") or "")
     if status == 410 or reason in {"Expired", "Gone"}:
         raise Expired(f"{what}: {reason or 'Gone'}")
-    raise error_of(what, status if isinstance(status, int) else 500, reason, message, None, secrets="/secrets" in what)
+    raise error_of(
+        what, status if isinstance(status, int) else 500, reason, message, None, secrets=_is_of_secrets(what)
+    )
 
 
 def _read(response: urllib3.BaseHTTPResponse, what: str) -> bytes:
@@ -236,22 +242,19 @@ def _read(response: urllib3.BaseHTTPResponse, what: str) -> bytes:
 
 
 def _object(data: bytes, what: str) -> Object:
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+    found = _parsed(data)
+    if found is None:
         raise Unavailable(f"{what}: the answer is no JSON object")  # its text is not shown: it may hold a secret
     return found
 
 
-def _status_object(data: bytes) -> Object:
-    """Return the Status object in *data*; empty for anything else, as a proxy's page."""
+def _parsed(data: bytes) -> Object | None:
+    """Return the JSON object in *data*; None for anything else, as a proxy's page."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _cause(error: Exception) -> str:
