@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 from apparate.errors import ApparateError, Unavailable
 from apparate.layer.ahead import ReadAhead
 from apparate.layer.completion import Completion
+from apparate.layer.crew import Crew
 from apparate.layer.fetch import Fetcher
+from apparate.layer.hands import Hands
 from apparate.layer.model import LayerListener, Priority
 from apparate.layer.patience import Patience
 from apparate.layer.prefetch import ahead_campaign, profile_campaign
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from apparate.format.index import LayerIndex
-    from apparate.layer.crew import Crew
-    from apparate.layer.hands import Hands
     from apparate.layer.model import LayerId
     from apparate.layer.pace import Pace
     from apparate.layer.settings import LayerSettings
@@ -59,6 +59,17 @@ class Surroundings:
     hurry: Callable[[], None]
     """As `wake`, and somebody waits for it."""
     closing: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    def begun(
+        cls, settings: LayerSettings, listener: LayerListener, wake: Callable[[], None], hurry: Callable[[], None]
+    ) -> Surroundings:
+        """Return them with threads of their own, as many as *settings* allow; whoever begins them closes them."""
+        crew = Crew("layer-prefetch", settings.prefetch_connections)
+        background_crew = Crew("layer-background", settings.background_connections)
+        return cls(
+            settings, listener, crew, background_crew, Hands("layer-read", settings.read_connections), wake, hurry
+        )
 
 
 class _Announcer:

@@ -15,10 +15,8 @@ from apparate.errors import ApparateError, FailedPrecondition, FormatError, NotF
 from apparate.layer.attach import kept_to, promises
 from apparate.layer.budget import Budget
 from apparate.layer.catalogue import Catalogue
-from apparate.layer.crew import Crew
 from apparate.layer.disk import Disk, OsDisk
 from apparate.layer.eviction import Eviction
-from apparate.layer.hands import Hands
 from apparate.layer.image import LayerImage, Surroundings
 from apparate.layer.model import (
     LayerId,
@@ -76,21 +74,9 @@ class LayerManager:
         self._numbered: dict[LayerId, LayerImage] = {}
         self._busy: dict[Digest, threading.RLock] = {}
         self._instance = lock_root(settings.root, self._layers)
-        try:
-            self._catalogue = Catalogue(settings.root / "catalogue.db")
-        except ApparateError:
-            os.close(self._instance)
-            raise
+        self._catalogue = self._opened_catalogue(settings)
+        self._around = Surroundings.begun(settings, listener or NoListener(), self._wake, self._hurry)
         disk = disk or OsDisk()
-        self._around = Surroundings(
-            settings,
-            listener or NoListener(),
-            Crew("layer-prefetch", settings.prefetch_connections),
-            Crew("layer-background", settings.background_connections),
-            Hands("layer-read", settings.read_connections),
-            self._wake,
-            self._hurry,
-        )
         budget = Budget(settings, self._want_room)
         self._upkeep = Upkeep(
             self._around, self._catalogue, disk, budget, self, Eviction(self._catalogue, budget, self)
@@ -100,6 +86,13 @@ class LayerManager:
         self._opener = Opener(self._around, self._catalogue, disk, budget, sources)
         self._remove_orphans()
         self._upkeep.start()
+
+    def _opened_catalogue(self, settings: LayerSettings) -> Catalogue:
+        try:
+            return Catalogue(settings.root / "catalogue.db")
+        except ApparateError:
+            os.close(self._instance)
+            raise
 
     @property
     def identity(self) -> str:
@@ -167,9 +160,8 @@ class LayerManager:
         with self.exclusively(request.digest):
             known = self._catalogue.get(request.digest)
             if known is not None:
-                request = self._as_promised(
-                    request
-                )  # before its index is opened: if that is damaged, this request renews it
+                # Before its index is opened: if that is damaged, this request renews it.
+                request = self._as_promised(request)
                 if self._opens(request.digest):
                     self._catalogue.refer(request.digest, request.reference)
                     return known
