@@ -15,6 +15,7 @@ import click
 
 import apparate
 from apparate.cli.settings import DEFAULT_PATH, Settings, load_settings
+from apparate.cli.signals import interruptible
 from apparate.errors import ApparateError, FailedPrecondition
 from apparate.kubernetes.access import Access
 from apparate.kubernetes.client import Client
@@ -43,7 +44,6 @@ TERMINATION_BYTES_MAX: Final = 4096
 HOLD_S: Final = 60.0
 
 _NODE_RECORD: Final = "node.json"
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 _VARIABLES: Final = """\
 Each option has a variable of the environment, which the chart sets: NODE_NAME, POD_NAME, POD_NAMESPACE, POD_UID,
 APPARATE_DAEMONSET, APPARATE_REVISION, APPARATE_SECRETS, APPARATE_FOLLOW_NAMESPACES, APPARATE_MAX_UNAVAILABLE, APPARATE_LISTEN,
@@ -53,50 +53,52 @@ Answer = Callable[[], Page]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+_FOLDER: Final = click.Path(path_type=Path, file_okay=False)
+_POD_OPTIONS: Final = (
+    click.option("--node", envvar="NODE_NAME", default="", help="This node's name."),
+    click.option("--pod", envvar="POD_NAME", default="", help="This pod's name, for the log."),
+    click.option("--pod-uid", envvar="POD_UID", default="", help="This pod's UID."),
+    click.option("--namespace", envvar="POD_NAMESPACE", default="", help="The release's namespace."),
+    click.option("--daemonset", envvar="APPARATE_DAEMONSET", default="", help="The pod's DaemonSet."),
+    click.option("--revision", envvar="APPARATE_REVISION", type=int, default=1, help="Of the release."),
+    click.option("--secrets", envvar="APPARATE_SECRETS", default="", help="Secrets with credentials, by commas."),
+    click.option(
+        "--follow-namespaces",
+        envvar="APPARATE_FOLLOW_NAMESPACES",
+        default="",
+        help="Namespaces whose pull Secrets are used too, by commas.",
+    ),
+    click.option(
+        "--max-unavailable",
+        envvar="APPARATE_MAX_UNAVAILABLE",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Nodes that may be prepared at the same time.",
+    ),
+    click.option(
+        "--listen",
+        envvar="APPARATE_LISTEN",
+        default=agent_settings.LISTEN,
+        show_default=True,
+        help="host:port of health and metrics.",
+    ),
+    click.option(
+        "--host",
+        envvar="APPARATE_HOST",
+        type=_FOLDER,
+        default=agent_settings.HOST,
+        show_default=True,
+        help="Where the host's root is mounted.",
+    ),
+    click.option(
+        "--package", type=_FOLDER, default=agent_settings.PACKAGE, show_default=True, help="What is installed from."
+    ),
+)
+
+
 def _pod_options(command: _F) -> _F:
-    path = click.Path(path_type=Path, file_okay=False)
-    options = (
-        click.option("--node", envvar="NODE_NAME", default="", help="This node's name."),
-        click.option("--pod", envvar="POD_NAME", default="", help="This pod's name, for the log."),
-        click.option("--pod-uid", envvar="POD_UID", default="", help="This pod's UID."),
-        click.option("--namespace", envvar="POD_NAMESPACE", default="", help="The release's namespace."),
-        click.option("--daemonset", envvar="APPARATE_DAEMONSET", default="", help="The pod's DaemonSet."),
-        click.option("--revision", envvar="APPARATE_REVISION", type=int, default=1, help="Of the release."),
-        click.option("--secrets", envvar="APPARATE_SECRETS", default="", help="Secrets with credentials, by commas."),
-        click.option(
-            "--follow-namespaces",
-            envvar="APPARATE_FOLLOW_NAMESPACES",
-            default="",
-            help="Namespaces whose pull Secrets are used too, by commas.",
-        ),
-        click.option(
-            "--max-unavailable",
-            envvar="APPARATE_MAX_UNAVAILABLE",
-            type=int,
-            default=1,
-            show_default=True,
-            help="Nodes that may be prepared at the same time.",
-        ),
-        click.option(
-            "--listen",
-            envvar="APPARATE_LISTEN",
-            default=agent_settings.LISTEN,
-            show_default=True,
-            help="host:port of health and metrics.",
-        ),
-        click.option(
-            "--host",
-            envvar="APPARATE_HOST",
-            type=path,
-            default=agent_settings.HOST,
-            show_default=True,
-            help="Where the host's root is mounted.",
-        ),
-        click.option(
-            "--package", type=path, default=agent_settings.PACKAGE, show_default=True, help="What is installed from."
-        ),
-    )
-    for option in reversed(options):
+    for option in reversed(_POD_OPTIONS):
         command = option(command)
     return command
 
@@ -119,7 +121,7 @@ def prepare(hold_s: float, **values: Any) -> None:
     """Install and configure the host once, by turns; nothing at all on a node that is ready or an operator's."""
     settings = _settings(values)
     logging.configure()
-    with _stopped_by_signals(), _served(settings, Health().live_page, exposition_of_agent):
+    with interruptible(), _served(settings, Health().live_page, exposition_of_agent):
         try:
             _preparer(settings).prepare()
         except ApparateError as error:
@@ -135,7 +137,7 @@ def run(**values: Any) -> None:
     settings, host = _settings(values), load_settings(None)
     logging.configure(host.log.level, host.log.format)
     stop = threading.Event()
-    for number in _ENDING:
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     agent = Agent(settings, _parts(settings, host))
     with _served(settings, agent.live_page, agent.metrics_page, agent.ready_page):
@@ -153,7 +155,7 @@ def remove(**values: Any) -> None:
     own = (load_settings(config) if config.exists() else Settings()).snapshotter
     ownership = Ownership(_release(settings), host.path(STATE_DIR))
     paths = Paths(own.root, own.mode_file or STATE_DIR / "mode", STATE_DIR)
-    with _stopped_by_signals():
+    with interruptible():
         try:
             Remover(host, Payload(host, settings.package), ownership, paths).remove()
         except ApparateError as error:
@@ -217,23 +219,6 @@ def _served(settings: AgentSettings, live: Answer, metrics: Answer, ready: Answe
     pages = {"/livez": live, "/metrics": metrics, **({"/readyz": ready} if ready else {})}
     with closing(TelemetryServer(pages, None, settings.listen)):
         yield
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM end what runs on the host first: `apparate node configure` then puts everything back."""
-    before = {number: signal.signal(number, _interrupt) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, _frame: object) -> None:
-    for each in _ENDING:
-        signal.signal(each, signal.SIG_IGN)  # what is being put back is not interrupted by a second one
-    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _leave_word(error: ApparateError) -> None:

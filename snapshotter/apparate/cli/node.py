@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -17,6 +15,7 @@ import apparate
 from apparate.cli.inventory import records
 from apparate.cli.output import print_json, print_table
 from apparate.cli.settings import Settings, config_option, json_option, load_settings
+from apparate.cli.signals import interruptible
 from apparate.errors import FailedPrecondition, InvalidArgument, NotFound
 from apparate.grpcapi.containerd_client import connect
 from apparate.loader import drivers
@@ -34,7 +33,6 @@ from apparate.telemetry import logging
 LAZY_CONTAINERS_RUN: Final = FailedPrecondition.exit_code
 """Exit code of `status --running-lazy` that tells a package manager not to remove anything."""
 
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -141,7 +139,7 @@ def configure(
     settings = _logged(config_path)
     node = _node(settings, containerd, containerd_config, containerd_address, state_dir=state_dir, replaces=replace)
     switch = _switch(settings, node, unit, restart_command)
-    with _interruptible():
+    with interruptible():
         report = Configurator(switch, apparate.__version__).configure(check=check)
     _print(report, check=check, as_json=as_json)
 
@@ -172,7 +170,7 @@ def restore(
     settings = _logged(config_path)
     node = _node(settings, containerd, containerd_config, containerd_address, state_dir=state_dir)
     switch = _switch(settings, node, unit, restart_command)
-    with _interruptible():
+    with interruptible():
         report = Restorer(switch).restore(check=check, default_only=default_only, force=force)
     _print(report, check=check, as_json=as_json)
 
@@ -228,23 +226,6 @@ def _running_lazy(settings: Settings, *, as_json: bool) -> None:
             print(container.name or f"snapshot {container.snapshot_id}")
     if found:
         sys.exit(LAZY_CONTAINERS_RUN)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let a run that is told to end roll its change back: a killed play or a closed terminal is no reason to stop half-way."""
-    before = {number: signal.signal(number, _interrupt) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, _frame: object) -> None:
-    for each in _ENDING:
-        signal.signal(each, signal.SIG_IGN)  # the roll-back is not interrupted by a second one
-    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _logged(config_path: Path | None) -> Settings:
