@@ -1,4 +1,4 @@
-"""Making layers known, opening, pinning, forgetting them; restarts."""
+"""Making layers known, opening and forgetting them; restarts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import weakref
 import pytest
 from tests.support.layers import BuiltLayer, FakeBody, FakeRegistry, build_layer, incompressible
 from tests.support.processes import wait_until
-from tests.support.tarball import tar_bytes
-from tests.support.written import write_layer
 from tests.unit.layer.conftest import ManagerFactory, replaced
 from tests.unit.layer.helpers import MEMBER, REFERENCE, address_of, files_in, resolve, sample_layer, whole_image
 
@@ -21,8 +19,6 @@ from apparate.errors import (
     Unavailable,
     Unsupported,
 )
-from apparate.format.toc import Compression
-from apparate.layer.bitmap import Bitmap
 from apparate.layer.manager import LayerManager
 from apparate.layer.model import LayerId, LayerRequest, LayerState, Touch
 from apparate.layer.settings import LayerSettings
@@ -45,114 +41,6 @@ def test_a_known_layer_costs_none(manager: LayerManager, registry: FakeRegistry)
     assert registry.requests == []
     assert (again.layer_id, again.image_size) == (first.layer_id, first.image_size)
     assert manager.status(layer.digest).reference == "registry.test/other:v2"
-
-
-def test_a_known_layer_is_not_given_to_an_image_that_promises_something_else(
-    open_manager: ManagerFactory, settings: LayerSettings, registry: FakeRegistry
-) -> None:
-    layer = sample_layer()
-    digest = registry.add(layer)
-    other = Digest.of(b"what the other image says the layer holds").hex
-    manager = open_manager(settings)
-    manager.resolve(LayerRequest("first.test/app:v1", digest, layer.annotations))
-    for promised in ({names.INDEX: f"v1:0:10:{other}"}, {names.TOC_DIGEST: f"sha256:{other}"}, {}):
-        with pytest.raises(Unsupported, match="another image brought"):
-            manager.resolve(LayerRequest(REFERENCE, digest, promised))
-    manager.close()
-    reopened = open_manager(settings)
-    with pytest.raises(Unsupported, match="another image brought"):
-        reopened.resolve(LayerRequest(REFERENCE, digest, {names.INDEX: f"v1:0:10:{other}"}))
-    assert reopened.resolve(LayerRequest(REFERENCE, digest, layer.annotations)).digest == digest
-
-
-@pytest.mark.parametrize("damage", ["index", "everything"])
-def test_an_image_that_promises_something_else_does_not_mend_a_damaged_layer(
-    open_manager: ManagerFactory, settings: LayerSettings, registry: FakeRegistry, damage: str
-) -> None:
-    layer, evil = sample_layer(1), build_layer({b"a-large": incompressible(50_000, 9)}, member_bytes=MEMBER)
-    digest = registry.add(layer)
-    manager = open_manager(settings)
-    manager.resolve(LayerRequest("first.test/app:v1", digest, layer.annotations))
-    manager.close()
-    for path in manager.image_path(digest).parent.iterdir():
-        if damage == "everything" or path.name == "index":
-            path.unlink()
-    manager = open_manager(settings)
-    registry.blobs[digest] = evil.blob
-    with pytest.raises(Unsupported, match="another image brought"):
-        manager.resolve(LayerRequest(REFERENCE, digest, evil.annotations))
-    registry.blobs[digest] = layer.blob
-    assert manager.resolve(LayerRequest(REFERENCE, digest, layer.annotations)).digest == digest
-    assert files_in(whole_image(manager.attach(digest))) == layer.files
-
-
-def test_a_damaged_layer_is_mended_by_what_it_was_verified_against_alone(
-    open_manager: ManagerFactory, settings: LayerSettings, registry: FakeRegistry
-) -> None:
-    layer = write_layer(tar_bytes({"data/large": incompressible(300_000, 1)}), Compression.GZIP)
-    digest = registry.add(BuiltLayer(layer.blob, {}, {}, sample_layer(small=0, large=1).toc))
-    toc = {names.TOC_DIGEST: f"sha256:{layer.document.digest.hex()}"}
-    manager = open_manager(settings)
-    manager.resolve(LayerRequest("first.test/app:v1", digest, toc))
-    manager.close()
-    manager.image_path(digest).with_name("index").unlink()
-    manager = open_manager(settings)
-    evil = build_layer({b"etc": incompressible(50_000, 9)}, member_bytes=MEMBER)
-    registry.fault = lambda offset, length, _: FakeBody(
-        (evil.blob if offset < len(evil.blob) else layer.blob)[offset : offset + length], offset, len(layer.blob)
-    )
-    manager.resolve(LayerRequest(REFERENCE, digest, toc | evil.annotations))
-    assert manager._catalogue.promise(digest) == f"toc {toc[names.TOC_DIGEST]}"
-
-
-def remade(
-    settings: LayerSettings, open_manager: ManagerFactory, registry: FakeRegistry, *, pinned: bool
-) -> LayerManager:
-    """Return a manager that knows a layer, complete, whose index is damaged and whose bitmap speaks of another one."""
-    layer = sample_layer()
-    manager = open_manager(settings)
-    resolve(manager, registry, layer).complete(Deadline.after(10))
-    if pinned:
-        manager.pin(layer.digest, "mount a")
-    manager.close()
-    directory = manager.image_path(layer.digest).parent
-    (directory / "index").unlink()
-    present = (directory / "present").read_bytes()
-    other = Bitmap(int.from_bytes(present[8:16], "little")).dump(int.from_bytes(present[16:24], "little"), bytes(32))
-    (directory / "present").write_bytes(other)
-    return open_manager(settings)
-
-
-def test_nothing_that_another_index_laid_out_is_kept_or_cached(
-    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
-) -> None:
-    manager = remade(settings, open_manager, registry, pinned=False)
-    layer = sample_layer()
-    (before,) = manager.layers()
-    inode = manager.image_path(layer.digest).stat().st_ino
-    with manager.image_path(layer.digest).open("r+b") as old:
-        old.truncate(before.image_size)
-        image = resolve(manager, registry, layer)
-        assert image.path.stat().st_ino != inode
-    assert (image.store.present_members, image.is_complete) == (0, False)
-    assert image.layer_id > before.layer_id, "the kernel may have pages of the old number cached"
-    assert manager.status(layer.digest).reference == REFERENCE
-    assert files_in(whole_image(image)) == layer.files
-    assert registry.requests
-
-
-def test_what_is_mounted_with_another_index_stays_as_it_is(
-    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
-) -> None:
-    manager = remade(settings, open_manager, registry, pinned=True)
-    layer = sample_layer()
-    (before,) = manager.layers()
-    with pytest.raises(FailedPrecondition, match="another index"):
-        manager.resolve(LayerRequest(REFERENCE, layer.digest, layer.annotations))
-    assert manager.image_path(layer.digest).exists()
-    assert [info.layer_id for info in manager.layers()] == [before.layer_id]
-    manager.unpin(layer.digest, "mount a")
-    assert files_in(whole_image(resolve(manager, registry, layer))) == layer.files
 
 
 def test_a_layer_without_annotations_is_not_loaded_lazily(manager: LayerManager, registry: FakeRegistry) -> None:
@@ -262,72 +150,6 @@ def test_a_second_manager_on_one_root_is_refused(
 ) -> None:
     with pytest.raises(FailedPrecondition, match="another loader uses"):
         open_manager(settings)
-
-
-def test_a_pinned_layer_is_not_removed(
-    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings
-) -> None:
-    layer = sample_layer()
-    manager = open_manager(settings)
-    resolve(manager, registry, layer)
-    manager.pin(layer.digest, "mount a")
-    manager.close()
-    manager = open_manager(settings)
-    with pytest.raises(FailedPrecondition, match="mount a"):
-        manager.remove(layer.digest)
-    assert manager.pins() == {layer.digest: False}
-    manager.unpin(layer.digest, "mount a")
-    manager.unpin(layer.digest, "never there")
-    manager.remove(layer.digest)
-    assert not manager.image_path(layer.digest).parent.exists()
-
-
-def test_pins_of_an_earlier_boot_are_void(
-    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layer = sample_layer()
-    manager = open_manager(settings)
-    resolve(manager, registry, layer)
-    manager.pin(layer.digest, "mount a")
-    manager.close()
-    boot_id = settings.root / "boot_id"
-    boot_id.write_text("another boot\n")
-    monkeypatch.setattr("apparate.layer.catalogue._BOOT_ID", boot_id)
-    assert open_manager(settings).pins() == {}
-
-
-def test_a_direct_pin_is_not_demoted_and_one_that_is_there_costs_no_write(
-    manager: LayerManager, registry: FakeRegistry
-) -> None:
-    image = resolve(manager, registry, sample_layer())
-    image.complete(Deadline.after(10))
-    manager.pin(image.digest, "mount", direct=True)
-    manager.sync()  # so that upkeep has nothing left to write
-    changes = manager._catalogue._db.total_changes
-    manager.pin(image.digest, "mount")
-    manager.pin(image.digest, "mount", direct=True)
-    assert manager.pins() == {image.digest: True}
-    assert manager._catalogue._db.total_changes == changes
-    manager.unpin(image.digest, "mount")
-    manager.pin(image.digest, "mount")
-    assert manager.pins() == {image.digest: False}
-
-
-def test_a_pin_of_an_earlier_boot_is_replaced(
-    open_manager: ManagerFactory, registry: FakeRegistry, settings: LayerSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layer = sample_layer()
-    manager = open_manager(settings)
-    resolve(manager, registry, layer).complete(Deadline.after(10))
-    manager.pin(layer.digest, "mount", direct=True)
-    manager.close()
-    boot_id = settings.root / "boot_id"
-    boot_id.write_text("another boot\n")
-    monkeypatch.setattr("apparate.layer.catalogue._BOOT_ID", boot_id)
-    monkeypatch.setattr("apparate.layer.catalogue.Catalogue.tidy", lambda _: None)
-    manager = open_manager(settings)
-    manager.pin(layer.digest, "mount")
-    assert manager.pins() == {layer.digest: False}
 
 
 def test_a_removed_layer_is_let_go_of(manager: LayerManager, registry: FakeRegistry) -> None:
@@ -450,15 +272,3 @@ def test_a_member_that_does_not_fit_in_memory_is_refused(
 def test_settings_that_make_no_sense_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(InvalidArgument, match=r"layers\."):
         replaced(LayerSettings(), **change)
-
-
-def test_registries_are_needed_while_a_mounted_layer_is_not_complete(
-    manager: LayerManager, registry: FakeRegistry
-) -> None:
-    image = resolve(manager, registry, sample_layer())
-    assert not manager.has_incomplete_mounted()
-    manager.pin(image.digest, "mount")
-    assert manager.has_incomplete_mounted()
-    image.complete(Deadline.after(10))
-    manager.sync()
-    assert not manager.has_incomplete_mounted()
