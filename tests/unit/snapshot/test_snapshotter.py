@@ -1,139 +1,25 @@
+"""Snapshots: what containerd is told of a lazy, an odd and an ordinary image, and what is mounted, measured, removed."""
+
 from __future__ import annotations
 
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.fake_loader import FakeLayer, FakeLoader
+from tests.support.fake_loader import FakeLoader
 from tests.support.processes import wait_until
+from tests.unit.snapshot.conftest import MakeSnapshotter
+from tests.unit.snapshot.helpers import Image, lowers, pull
 
 from apparate.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from apparate.oci import names
 from apparate.oci.digest import Digest
-from apparate.snapshot.directories import SnapshotDirectories
-from apparate.snapshot.metastore import METADATA_NAME, Metastore
-from apparate.snapshot.model import Info, Kind, Mount, Origin
-from apparate.snapshot.overlay import Overlay
-from apparate.snapshot.reconcile import LOST_NAME, metadata_lost, reconcile_directories
-from apparate.snapshot.remote import ManifestLayer, ResolveRequest, Usage
-from apparate.snapshot.settings import SnapshotterSettings
-from apparate.snapshot.snapshotter import Parts, Snapshotter
-
-REF = "registry/app:1"
-MANIFEST = Digest.of(b"manifest")
-Settings = Callable[..., Snapshotter]
-
-
-def applier(blob: Iterator[bytes], directory: Path, lowers: Sequence[Path]) -> Digest:
-    """Write the blob as one file; its own digest is the diff id."""
-    data = b"".join(blob)
-    (directory / "unpacked").write_bytes(data)
-    assert all(lower.is_dir() for lower in lowers)
-    return Digest.of(data)
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> FakeLoader:
-    return FakeLoader(tmp_path / "layers")
-
-
-@pytest.fixture
-def make(tmp_path: Path, fake: FakeLoader) -> Iterator[Settings]:
-    made: list[Snapshotter] = []
-
-    def start(**changes: object) -> Snapshotter:
-        root = tmp_path / "root"
-        root.mkdir(exist_ok=True)
-        settings = replace(SnapshotterSettings(root=root, unmount_idle_s=0.0), **changes)  # type: ignore[arg-type]  # fields by name
-        lost = metadata_lost(root)
-        store, directories = Metastore(root / METADATA_NAME), SnapshotDirectories(root)
-        reconcile_directories(store, directories, lost=lost)
-        snapshotter = Snapshotter(Parts(settings, store, directories, Overlay(("index=off",)), fake, applier, lost))
-        snapshotter.start()
-        made.append(snapshotter)
-        return snapshotter
-
-    yield start
-    for snapshotter in made:
-        snapshotter.close()
-
-
-@pytest.fixture
-def snapshotter(make: Settings) -> Snapshotter:
-    return make()
-
-
-class Image:
-    """An image in the fake registry, pulled as containerd pulls it."""
-
-    def __init__(self, fake: FakeLoader, kinds: str) -> None:
-        self.layers = [
-            FakeLayer(f"layer {n}".encode(), {f"file{n}": b"x" * (n + 1)}, lazy=kind == "lazy")
-            for n, kind in enumerate(kinds.split())
-        ]
-        self.manifest = Digest.of(b"manifest")
-        for layer in self.layers:
-            fake.add(layer)
-        fake.manifests[self.manifest] = [
-            ManifestLayer(layer.digest, names.OCI_LAYER_GZIP, 1, self._annotations(layer)) for layer in self.layers
-        ]
-        self.chain_ids: list[str] = []
-        for layer in self.layers:
-            diff_id = str(layer.digest)
-            below = self.chain_ids[-1] if self.chain_ids else ""
-            self.chain_ids.append(
-                "sha256:" + hashlib.sha256(f"{below} {diff_id}".encode()).hexdigest() if below else diff_id
-            )
-
-    @staticmethod
-    def _annotations(layer: FakeLayer) -> dict[str, str]:
-        return {names.TOC_DIGEST: "sha256:toc"} if layer.lazy else {}
-
-    def labels(self, number: int) -> dict[str, str]:
-        return {
-            names.TARGET_SNAPSHOT: self.chain_ids[number],
-            names.CRI_IMAGE_REF: REF,
-            names.CRI_MANIFEST_DIGEST: str(self.manifest),
-            names.CRI_LAYER_DIGEST: str(self.layers[number].digest),
-            names.CRI_IMAGE_LAYERS: ",".join(str(layer.digest) for layer in self.layers[number:]),
-            **self._annotations(self.layers[number]),
-        }
-
-
-def pull(snapshotter: Snapshotter, image: Image, namespace: str = "k8s.io") -> tuple[str, list[str]]:
-    """Unpack *image* as containerd's metadata layer and unpacker do; return the top name and how each layer went."""
-    parent, how = "", []
-    for number, chain_id in enumerate(image.chain_ids):
-        key = f"{namespace}/{number}/extract-{number}-x {chain_id}"
-        labels = image.labels(number)
-        try:
-            snapshotter.prepare(key, parent, labels)
-        except AlreadyExists:
-            matches = [
-                info
-                for info in snapshotter.walk([f'labels."containerd.io/snapshot.ref"=={chain_id},parent=="{parent}"'])
-                if info.kind is Kind.COMMITTED
-            ]
-            assert len(matches) == 1
-            parent = matches[0].name
-            how.append("here")
-        else:
-            name = f"{namespace}/{100 + number}/{chain_id}"
-            snapshotter.commit(name, key, labels)
-            parent = name
-            how.append("unpacked by containerd")
-    return parent, how
-
-
-def lowers(mounts: Sequence[Mount]) -> list[Path]:
-    (mount,) = mounts
-    (option,) = [option for option in mount.options if option.startswith("lowerdir=")]
-    return [Path(path) for path in option.removeprefix("lowerdir=").split(":")]
+from apparate.snapshot.model import Info, Kind, Origin
+from apparate.snapshot.remote import Usage
+from apparate.snapshot.snapshotter import Snapshotter
 
 
 def test_a_lazy_image_is_committed_layer_by_layer_and_mounted_for_a_container(
@@ -249,7 +135,7 @@ def test_two_namespaces_share_a_lazy_layer(snapshotter: Snapshotter, fake: FakeL
     assert fake.count("resolve") == 2
 
 
-def test_one_image_lazily_here_and_eagerly_there(make: Settings, fake: FakeLoader, tmp_path: Path) -> None:
+def test_one_image_lazily_here_and_eagerly_there(make: MakeSnapshotter, fake: FakeLoader, tmp_path: Path) -> None:
     mode = tmp_path / "mode"
     snapshotter = make(mode_file=mode)
     image = Image(fake, "lazy lazy")
@@ -351,78 +237,6 @@ def test_nothing_but_labels_can_be_updated(snapshotter: Snapshotter, path: str) 
         snapshotter.update(Info("key", "", Kind.ACTIVE, 0, 0), [path])
 
 
-def test_a_restart_finds_everything_and_asks_nobody(make: Settings, fake: FakeLoader, tmp_path: Path) -> None:
-    first = make()
-    top, _how = pull(first, Image(fake, "lazy odd lazy"))
-    mounts = first.prepare("container", top, {})
-    infos = list(first.walk())
-    first.close()
-    for orphan in ("99", "new-123"):
-        (tmp_path / "root" / "snapshots" / orphan).mkdir()
-    fake.fail["status"] = fake.fail["mount"] = Unavailable("no loader after the reboot")
-    second = make()
-    assert list(second.walk()) == infos
-    wait_until(lambda: fake.count("status") > 1, "the loader is asked in the background")
-    del fake.fail["status"], fake.fail["mount"]
-    assert second.mounts("container") == mounts
-    assert not (tmp_path / "root" / "snapshots" / "99").exists()
-    assert len(fake.mounted) == 2
-
-
-def test_a_restart_after_a_power_failure_makes_empty_directories_again(make: Settings, tmp_path: Path) -> None:
-    first = make()
-    (mount,) = first.prepare("key", "", {})
-    first.close()
-    Path(mount.source).rmdir()
-    second = make()
-    (again,) = second.mounts("key")
-    assert Path(again.source).is_dir()
-
-
-def test_when_the_metadata_are_lost_nothing_is_removed_until_they_are_repaired(
-    make: Settings, fake: FakeLoader, tmp_path: Path
-) -> None:
-    root = tmp_path / "root"
-    image = Image(fake, "lazy odd lazy")
-    first = make()
-    top, _how = pull(first, image)
-    first.prepare("container", top, {})
-    first.close()
-    for file in root.glob(f"{METADATA_NAME}*"):
-        file.unlink()
-    before = sorted(path.name for path in (root / "snapshots").iterdir())
-    mounted, known = dict(fake.mounted), dict(fake.known)
-    for _start in range(2):  # the second finds a store like any other
-        again = make()
-        again.cleanup()
-        (mount,) = again.prepare("new", "", {})
-        assert Path(mount.source).parent.name not in before
-        again.remove("new")
-        again.cleanup()
-        assert sorted(path.name for path in (root / "snapshots").iterdir()) == before
-        assert (fake.mounted, fake.known) == (mounted, known)
-        again.close()
-    (root / LOST_NAME).unlink()
-    repaired = make()
-    repaired.cleanup()
-    assert list((root / "snapshots").iterdir()) == []
-    assert (fake.mounted, fake.known) == ({}, {})
-
-
-def test_a_new_root_has_lost_nothing(make: Settings, tmp_path: Path) -> None:
-    make().close()
-    make()
-    assert not (tmp_path / "root" / LOST_NAME).exists()
-
-
-def test_layers_that_nobody_refers_to_are_dropped_at_start(make: Settings, fake: FakeLoader) -> None:
-    stray = fake.add(FakeLayer(b"stray"))
-    fake.resolve(ResolveRequest(REF, stray))
-    fake.mount(stray)
-    make()
-    wait_until(lambda: not fake.known, "the stray layer is dropped")
-
-
 def test_a_layer_of_a_pull_under_way_is_not_dropped(snapshotter: Snapshotter, fake: FakeLoader) -> None:
     image = Image(fake, "lazy lazy")
     ahead = fake.watch_resolve(image.layers[1].digest)
@@ -448,22 +262,14 @@ def test_a_busy_layer_is_dropped_when_it_can_be(snapshotter: Snapshotter, fake: 
     wait_until(lambda: not fake.known, "the layer is dropped on a later try")
 
 
-def test_mode_ordinary_leaves_everything_to_containerd(make: Settings, fake: FakeLoader) -> None:
+def test_mode_ordinary_leaves_everything_to_containerd(make: MakeSnapshotter, fake: FakeLoader) -> None:
     snapshotter = make(mode="ordinary")
     _top, how = pull(snapshotter, Image(fake, "lazy"))
     assert how == ["unpacked by containerd"]
     assert fake.count("resolve") == 0
 
 
-def test_a_loader_that_lost_its_layers_gets_them_again(snapshotter: Snapshotter, fake: FakeLoader) -> None:
-    image = Image(fake, "lazy lazy")
-    top, _how = pull(snapshotter, image)
-    fake.known.clear()
-    assert len(lowers(snapshotter.prepare("c", top, {}))) == 2
-    assert set(fake.known) == {layer.digest for layer in image.layers}
-
-
-def test_cleanup_does_not_postpone_unmounting(make: Settings, fake: FakeLoader) -> None:
+def test_cleanup_does_not_postpone_unmounting(make: MakeSnapshotter, fake: FakeLoader) -> None:
     snapshotter = make(unmount_idle_s=0.2)
     top, _how = pull(snapshotter, Image(fake, "lazy"))
     snapshotter.prepare("c", top, {})
