@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support.fake_host import FakeHost, make_package
 from tests.support.kubernetes_fake import FakeKubernetes
+from tests.unit.node.agent.helpers import HostServices, Node, settings_of
 
 from apparate.node.agent.events import Events, Limiter
 from apparate.node.agent.ownership import Ownership, Release
@@ -41,10 +42,6 @@ def package(tmp_path: Path) -> Path:
     return make_package(tmp_path)
 
 
-def settings_of(node: str = "node-a", **values: object) -> AgentSettings:
-    return AgentSettings(node=node, namespace="apparate", daemonset="apparate", **values)  # type: ignore[arg-type]
-
-
 @pytest.fixture
 def make_preparer(cluster: FakeKubernetes, host: FakeHost, package: Path) -> MakePreparer:
     """Return what makes a preparer; by default of node-a, with the host and the package of the test."""
@@ -69,3 +66,12 @@ def make_preparer(cluster: FakeKubernetes, host: FakeHost, package: Path) -> Mak
         )
 
     return make
+
+
+@pytest.fixture
+def node(cluster: FakeKubernetes, folder: Path) -> Iterator[Node]:
+    cluster.put("daemonsets", "apparate", {}, "apparate")
+    host = HostServices(folder)
+    (folder / "node.json").write_text('{"phase": "applied"}')
+    with host.serving():
+        yield Node(cluster, folder, host)

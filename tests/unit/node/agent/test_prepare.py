@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from tests.support.fake_host import FakeHost, make_package
 from tests.support.kubernetes_fake import FakeKubernetes
-from tests.unit.node.agent.conftest import STATE_DIR, MakePreparer, settings_of
+from tests.unit.node.agent.conftest import STATE_DIR, MakePreparer
+from tests.unit.node.agent.helpers import settings_of
 
 from apparate.errors import ApparateError, FailedPrecondition, Unavailable, Unsupported
 from apparate.node.agent import payload

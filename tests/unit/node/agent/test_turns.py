@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.support.kubernetes_fake import FakeKubernetes
-from tests.unit.node.agent.conftest import settings_of
+from tests.unit.node.agent.helpers import settings_of
 
 from apparate.kubernetes.errors import Denied
 from apparate.node.agent import turns
