@@ -87,6 +87,8 @@ test-nodes: setup package lint-roles ## Roles on podman nodes with systemd: 13 m
 	@NODE_PACKAGES=$(CURDIR)/dist NODE_PACKAGES_NEXT=$(CURDIR)/build/next \
 	    $(BIN)/python -m tests.support.nodes test $(SCENARIOS) $(if $(KEEP),--keep)
 
+test-all: test test-matrix test-package test-nodes ## All of these, the fast groups first.
+
 demo: setup peers ## Convert a real image and start it on data loaded while it runs.
 	@$(BIN)/python -m tests.benchmark.demo
 
