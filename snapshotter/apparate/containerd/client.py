@@ -141,10 +141,6 @@ class Cri(Protocol):
         """Stop and remove a pod; a missing one is no error."""
 
 
-Connect = AbstractContextManager[tuple[Containerd, Cri]]
-"""A connection to a daemon; leaving the context closes it."""
-
-
 def container_name(container: Container) -> str:
     """Return how people call *container*: `namespace/pod/container` of Kubernetes, else its id."""
     labels = container.labels

@@ -64,7 +64,6 @@ class Follower:
         self._telling = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"follow {path}", daemon=True)
         self._problem: ApparateError | None = None
-        self._listed = False
 
     def start(self) -> None:
         """Begin to follow."""
@@ -84,11 +83,6 @@ class Follower:
     def problem(self) -> ApparateError | None:
         """Why the collection cannot be followed at the moment."""
         return self._problem
-
-    @property
-    def has_listed(self) -> bool:
-        """Whether what was told is, or once was, all there is."""
-        return self._listed
 
     def _run(self) -> None:
         pause_s = self._pause_first_s
@@ -114,7 +108,6 @@ class Follower:
         found = self._client.get(self._path, self._query)
         version = str(found.get("metadata", {}).get("resourceVersion", ""))
         self._objects = {_key(item): item for item in found.get("items") or ()}
-        self._listed = True
         self._note(None)
         self._tell()
         while not self._stop.is_set():

@@ -10,7 +10,6 @@ from apparate.errors import InvalidArgument
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
-GIB: Final = 1024 * MIB
 
 
 @dataclass(frozen=True, slots=True)

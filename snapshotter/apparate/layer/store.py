@@ -156,11 +156,6 @@ class LayerStore:
         """Whether every member is here and survives a crash of the machine."""
         return self._proven.count == self._index.member_count and self.is_full
 
-    @property
-    def is_dirty(self) -> bool:
-        """Whether `sync` has something to do."""
-        return self._dirty
-
     # --- reading ---
 
     def read(self, address: int, length: int, members: Iterable[int], *, nowait: bool = False) -> bytes | None:

@@ -65,7 +65,6 @@ _MAX_PAGES_VALUE: Final = 256  # 1 MiB in one READ
 _MAX_WRITE: Final = 128 * 1024  # nothing is written; it bounds the buffer that reading a request needs
 _READ_AHEAD_BYTES: Final = 8 * 1024 * 1024  # an upper bound; the value in force is that of the backing device
 _REQUEST_BUFFER_BYTES: Final = 1024 * 1024 + 4096
-_INIT_SIZES: Final = (16, 64)
 
 _SYNTHETIC_UNIQUE: Final = (1 << 62) + 1  # the kernel counts up from 1 in steps of 2
 # What libfuse needs to see: it sizes its buffer by MAX_PAGES and pyfuse3 insists on READDIRPLUS. Splicing is not among it:

@@ -20,7 +20,6 @@ MNT_DETACH: Final = 0x2
 UMOUNT_NOFOLLOW: Final = 0x8
 
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
-_FILESYSTEMS: Final = Path("/proc/filesystems")
 _BDI_DIR: Final = Path("/sys/class/bdi")
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
 
@@ -83,11 +82,6 @@ def _parse_mount(line: bytes) -> Mount:
 
 def _unescape(text: bytes) -> str:
     return os.fsdecode(_OCTAL.sub(lambda match: bytes((int(match[1], 8),)), text))
-
-
-def knows_filesystem(name: str) -> bool:
-    """Return whether the running kernel has the file system *name*, built in or loaded."""
-    return any(line.split()[-1:] == [name] for line in _FILESYSTEMS.read_text().splitlines())
 
 
 def bdi_names() -> set[str]:

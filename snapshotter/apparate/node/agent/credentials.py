@@ -48,10 +48,6 @@ class Source:
     namespace: str
     name: str = ""
 
-    def covers(self, namespace: str, name: str) -> bool:
-        """Whether the Secret is of this source."""
-        return self.namespace == namespace and self.name in {"", name}
-
 
 class Credentials:
     """The credential files of one node. Thread-safe."""

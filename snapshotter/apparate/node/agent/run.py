@@ -142,7 +142,8 @@ class Agent:
             credentials.remove_all(self._parts.places.credentials_dir)  # of Secrets that are named no more
         for follower in self._followers:
             follower.start()
-        _log.info(AGENT_READY, version=apparate.__version__, node=self._settings.node, pod=self._settings.pod)
+        own = self._settings
+        _log.info(AGENT_READY, version=apparate.__version__, node=own.node, pod=own.pod, pod_uid=own.pod_uid)
         try:
             self._work(stop)
         finally:

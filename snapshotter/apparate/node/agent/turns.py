@@ -109,11 +109,6 @@ class Turns:
             if lease is not None and _holder(lease) == self._settings.node:
                 self._client.replace(f"{self._path}/{name}", _freed(lease))
 
-    def failed(self) -> dict[str, str]:
-        """Return the nodes that have failed at this revision or a newer one, and why. Raises ApparateError."""
-        leases = [lease for name in self._names() if (lease := self._get(name)) is not None]
-        return {_holder(lease): _annotation(lease, _ERROR) for lease in leases if self._blocks(lease)}
-
     def _attempt(self) -> tuple[Turn | None, str]:
         """Return a turn, or whom to wait for."""
         leases = {name: self._get(name) for name in self._names()}
