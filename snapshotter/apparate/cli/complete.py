@@ -13,7 +13,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from apparate.cli.inventory import client, gather, one
 from apparate.cli.output import bytes_text, print_json
 from apparate.cli.settings import config_option, json_option, load_settings
-from apparate.snapshot.model import Origin
 
 if TYPE_CHECKING:
     from apparate.grpcapi.loader_client import LoaderClient
@@ -28,9 +27,8 @@ def command(reference: str, config_path: Path | None, as_json: bool) -> None:
     """Download the rest of an image, so that its containers need no registry any more."""
     settings = load_settings(config_path)
     image = one(gather(settings), reference)
-    lazy = [layer.layer_digest for layer in image.layers if layer.origin is Origin.LAZY and layer.layer_digest]
     with closing(client(settings)) as loader:
-        sizes = _complete(loader, list(dict.fromkeys(lazy)))
+        sizes = _complete(loader, image.lazy_layers)
     if as_json:
         print_json({"reference": image.reference, "layers": {str(digest): size for digest, size in sizes.items()}})
     else:

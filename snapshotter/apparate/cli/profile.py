@@ -11,7 +11,6 @@ from apparate.cli.inventory import client, gather, one
 from apparate.cli.output import print_json
 from apparate.cli.settings import config_option, json_option, load_settings
 from apparate.format.prefetch import PrefetchRange, format_list
-from apparate.snapshot.model import Origin
 
 
 @click.command()
@@ -22,9 +21,8 @@ def command(reference: str, config_path: Path | None, as_json: bool) -> None:
     """Print, in order, what containers of an image have touched since it was mounted."""
     settings = load_settings(config_path)
     image = one(gather(settings), reference)
-    lazy = [layer.layer_digest for layer in image.layers if layer.origin is Origin.LAZY and layer.layer_digest]
     with closing(client(settings)) as loader:
-        touches = [touch for digest in dict.fromkeys(lazy) for touch in loader.profile(digest)]
+        touches = [touch for digest in image.lazy_layers for touch in loader.profile(digest)]
     if as_json:
         print_json(
             [

@@ -36,6 +36,12 @@ class Image:
         return all(layer.origin is Origin.LAZY for layer in self.layers)
 
     @property
+    def lazy_layers(self) -> list[Digest]:
+        """The layers that are loaded on demand or were, base first, each once."""
+        lazy = [layer.layer_digest for layer in self.layers if layer.origin is Origin.LAZY]
+        return list(dict.fromkeys(digest for digest in lazy if digest is not None))
+
+    @property
     def is_accelerated(self) -> bool:
         """Whether it was made to be loaded on demand: a layer is, was unpacked by us below such layers, or promises to be."""
         return any(layer.promised or layer.origin is not Origin.ORDINARY for layer in self.layers)
