@@ -1,7 +1,7 @@
 """What stays when a node leaves the chart, because its label or the release has gone: nothing but what containers need.
 
 New images are ordinary from then on. A container on a layer that is not complete still reads from a registry, so credentials
-stay while there is one, with a note beside them; the loader completes such layers in quiet times, and takes the note for the
+stay while one may be, with a note beside them; the loader completes such layers in quiet times, and takes the note for the
 order to remove the credentials as soon as no layer in use needs them (`loader/farewell.py`).
 """
 
@@ -13,16 +13,13 @@ from typing import Final
 from apparate.errors import ApparateError
 from apparate.node import files
 from apparate.node.agent import credentials
-from apparate.node.agent.services import LOADER, Services
+from apparate.node.agent.services import Services
 from apparate.registry.keychain import LEAVING_NAME, cluster_files
-from apparate.snapshot.model import Origin
 from apparate.telemetry.logging import get_logger
 
 _log = get_logger("node.agent.farewell")
 
 CREDENTIALS_STAY: Final = "credentials stay until no container needs them"
-
-LAYERS_NAME: Final = "apparate_layer_layers"
 
 
 def give_up_credentials(directory: Path, services: Services) -> bool:
@@ -33,7 +30,7 @@ def give_up_credentials(directory: Path, services: Services) -> bool:
     """
     if not cluster_files(directory):
         return True
-    if _are_needed(services):
+    if _may_be_needed(services):
         files.replace(directory / LEAVING_NAME, b"", mode=0o600)
         _log.info(CREDENTIALS_STAY, path=str(directory))
         return False
@@ -48,20 +45,14 @@ def stay(directory: Path) -> None:
         files.replace(directory / LEAVING_NAME, None)
 
 
-def _are_needed(services: Services) -> bool:
-    """Whether a container stands on a layer that may be incomplete; so it is if nobody can tell."""
+def _may_be_needed(services: Services) -> bool:
+    """Whether a container stands on a layer that may be incomplete; so it is if nobody can tell.
+
+    Whether it is complete the loader knows alone: its metrics are half a minute old, so a container that has just started would
+    lose what it reads with.
+    """
     try:
         found = services.images()
     except ApparateError:
         return True
-    used = any(image.containers and any(layer.origin is Origin.LAZY for layer in image.layers) for image in found)
-    return used and _incomplete(services) != 0
-
-
-def _incomplete(services: Services) -> float | None:
-    for service, families in services.families():
-        for family in families if service == LOADER else ():
-            for sample in family.samples:
-                if sample.name == LAYERS_NAME and sample.labels.get("state") == "lazy":
-                    return float(sample.value)
-    return None
+    return any(image.containers and image.lazy_layers for image in found)
