@@ -54,7 +54,10 @@ LAYERS = Gauge("apparate_layer_layers", "Layers on this node, by state.", ["stat
 STORED_BYTES = Gauge("apparate_layer_stored_bytes", "Bytes of layer data on disk.", registry=REGISTRY)
 EVICTED_BYTES = Counter("apparate_layer_evicted_bytes", "Bytes given back to the disk.", registry=REGISTRY)
 PREPARES = Counter(
-    "apparate_snapshot_prepares", "Prepared layers, by how: remote, ordinary or fallback.", ["how"], registry=REGISTRY
+    "apparate_snapshot_prepares",
+    "Prepared layers, by how: remote, unpacked, ordinary or fallback.",
+    ["how"],
+    registry=REGISTRY,
 )
 CALLS = Histogram(
     "apparate_snapshot_call_seconds", "Duration of snapshotter calls.", ["call"], buckets=_SECONDS, registry=REGISTRY

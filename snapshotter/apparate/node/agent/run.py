@@ -111,7 +111,7 @@ class Agent:
         self._wanted = threading.Event()
         self._last_turn_s = time.monotonic()
         self._said: Health | None = None
-        self._secrets_said = ""
+        self._secrets_said = self._driver_said = ""
         sources = [Source(settings.namespace, name) for name in settings.secrets]
         sources += [Source(namespace) for namespace in settings.follow_namespaces]
         self._credentials = Credentials(parts.places.credentials_dir, sources)
@@ -206,6 +206,9 @@ class Agent:
             State(found.ready, found.reason, found.message, version, self._mode(), driver, error)
         )
         metrics.AGENT_READY.set(found.ready)
+        if driver != self._driver_said:
+            metrics.AGENT_INFO.clear()  # one series a node: a former driver would count too
+            self._driver_said = driver
         metrics.AGENT_INFO.labels(version, driver).set(1)
         metrics.AGENT_LAZY.set(self._mode() == "lazy")
         metrics.AGENT_SECRETS.set(self._credentials.count())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from tests.support.processes import wait_until
-from tests.unit.node.agent.helpers import LABELS, Node
+from tests.unit.node.agent.helpers import LABELS, RELEASE, Node
 
 from apparate.node.agent import run as run_module
+from apparate.node.agent.ownership import Found, Ownership
 from apparate.oci.digest import Digest
 from apparate.snapshot.model import Info, Kind, Record, SnapshotId
 
@@ -37,6 +38,16 @@ def test_reads_that_failed_are_an_event(node: Node, monkeypatch: pytest.MonkeyPa
         wait_until(lambda: "ApparateReadsFailed" in node.reasons(), "the event", 10)
     (event,) = [event for event in node.cluster.all("events") if event["reason"] == "ApparateReadsFailed"]
     assert event["message"].startswith("2 reads of containers ended with an error")
+
+
+def test_driver_that_changes_leaves_no_second_series(node: Node) -> None:
+    own = Ownership(RELEASE, node.folder)
+    own.note(Found("yes", "tree"))
+    with node.running() as agent:
+        node.wait_for("Ready")
+        own.note(Found("yes", "erofs-file"))
+        wait_until(lambda: b'driver="erofs-file"' in agent.metrics_page().body, "the new driver", 10)
+        assert agent.metrics_page().body.count(b"\napparate_agent_info{") == 1
 
 
 def test_metrics_of_all_three_processes_are_one_page(node: Node) -> None:
