@@ -36,7 +36,9 @@ LEASE_S: Final = 60
 RENEW_S: Final = 15.0
 POLL_FIRST_S: Final = 2.0
 POLL_MOST_S: Final = 30.0
-"""A thousand waiting nodes are 33 rounds of requests in a second."""
+POLL_TURN_S: Final = 3.0
+"""The longest pause of a node that waits: the first, or as much for each turn, for it asks for every one. So a thousand waiting
+nodes are at the most 333 requests in a second, however many turns there are."""
 DENIED_S: Final = 60.0
 """Rights that were granted with the pod need a moment until they count."""
 MARK_S: Final = 20.0
@@ -72,6 +74,7 @@ class Turns:
         self._nodes = collection("v1", "nodes")
         self._wait = wait
         self._clock = clock
+        self._pause_most_s = max(POLL_MOST_S, POLL_TURN_S * settings.max_unavailable)
         self._seen: dict[str, _Seen] = {}
 
     def acquire(self, told: Callable[[str], None] = lambda _: None) -> Turn:
@@ -100,7 +103,7 @@ class Turns:
                 _log.info(TURN_AWAITED, reason=why)
                 told(why)
             self._wait(pause_s * random.uniform(0.75, 1.25))  # noqa: S311
-            pause_s = min(pause_s * 1.5, POLL_MOST_S)
+            pause_s = min(pause_s * 1.5, self._pause_most_s)
 
     def clear_mine(self) -> None:
         """Free turns that this node holds: it is prepared. Raises ApparateError: the server does not take it."""

@@ -151,6 +151,14 @@ def test_turn_that_is_not_renewed_is_taken_over_by_our_own_clock(cluster: FakeKu
     assert LEASE_S <= clock.now - 1000 <= LEASE_S + 60
 
 
+@pytest.mark.parametrize(("turns_there", "longest_s"), [(1, 30.0), (100, 300.0)])
+def test_more_turns_are_asked_for_less_often(cluster: FakeKubernetes, turns_there: int, longest_s: float) -> None:
+    cluster.answer_all_with(503, "ServiceUnavailable")
+    clock = _Clock(lambda: cluster.answer_normally() if clock.waits == 30 else None)
+    _turns(cluster, "node-a", clock, max_unavailable=turns_there).acquire()
+    assert 15 * longest_s < clock.now - 1000 < 30 * 1.25 * longest_s
+
+
 def test_turn_is_renewed_while_it_is_held(cluster: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "RENEW_S", 0.01)
     with _turns(cluster, "node-a").acquire():
