@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 ROOT_GROUPS := tests/conformance tests/integration
 export PYTHONPATH := $(CURDIR)/snapshotter:$(CURDIR)
 
-.PHONY: help setup apt peers chart-peers matrix-peers check lint lint-roles types imports unit test test-matrix test-package test-nodes test-cluster test-all demo bench package package-lock chart stubs clean
+.PHONY: help setup apt peers chart-peers matrix-peers check lint lint-roles types imports unit test test-matrix test-package test-nodes cluster-programs test-cluster test-all cluster cluster-down demo bench package package-lock chart stubs clean
 
 help: ## Say what there is.
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -87,7 +87,21 @@ test-nodes: setup package lint-roles ## Roles on podman nodes with systemd: 13 m
 	@NODE_PACKAGES=$(CURDIR)/dist NODE_PACKAGES_NEXT=$(CURDIR)/build/next \
 	    $(BIN)/python -m tests.support.nodes test $(SCENARIOS) $(if $(KEEP),--keep)
 
-test-all: test test-matrix test-package test-nodes ## All of these, the fast groups first.
+# The programs of Kubernetes are built from source once for a machine: 20 minutes of processor time.
+cluster-programs: setup
+	@$(BIN)/python -m tests.support.cluster build
+
+test-cluster: setup package cluster-programs ## The chart and lazy pods on a real Kubernetes: 12 minutes, 30 more the first time.
+	@$(MAKE) -s package VERSION=1000.0.0 OUT=build/next
+	@$(BIN)/python -m tests.support.groups tests/cluster
+
+cluster: setup package cluster-programs ## A Kubernetes for you, with everything installed: two minutes, 30 more the first time.
+	@$(BIN)/python -m tests.support.cluster up
+
+cluster-down: setup ## Take it away.
+	@$(BIN)/python -m tests.support.cluster down
+
+test-all: test test-matrix test-package test-nodes test-cluster ## All of these, the fast groups first.
 
 demo: setup peers ## Convert a real image and start it on data loaded while it runs.
 	@$(BIN)/python -m tests.benchmark.demo

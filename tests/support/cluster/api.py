@@ -17,6 +17,7 @@ from tests.support.processes import run
 
 REQUEST_TIMEOUT_S: Final = 15.0
 KUBECTL_TIMEOUT_S: Final = 180.0
+CONNECTIONS: Final = 8
 HTTP_OK: Final = 200
 NOT_FOUND: Final = 404
 
@@ -43,7 +44,9 @@ class Api:
             pair.flush()
             context.load_cert_chain(pair.name)
         self._server = cluster["server"]
-        self._pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=REQUEST_TIMEOUT_S)
+        self._pool = urllib3.PoolManager(
+            ssl_context=context, retries=False, timeout=REQUEST_TIMEOUT_S, maxsize=CONNECTIONS
+        )
 
     def close(self) -> None:
         self._pool.clear()

@@ -74,7 +74,7 @@ def remove_machine(name: str) -> None:
 
 
 def _remove_command(name: str) -> list[str]:
-    return ["podman", "rm", "--force", "--volumes", "--time", "1", "--ignore", name]
+    return ["podman", "rm", "--force", "--volumes", "--time", "0", "--ignore", name]
 
 
 def owners_known() -> set[str]:

@@ -35,8 +35,9 @@ class Namespace:
         self.cluster.wait(lambda: self.cluster.api.find(account), f"{self.name} has its service account")
 
     def remove(self) -> None:
-        """Delete it with all its pods, and wait until they are gone."""
-        self.cluster.kubectl("delete", "namespace", self.name, "--ignore-not-found", "--wait=true", "--timeout=120s")
+        """Delete its pods, wait until they are gone, and leave the rest to Kubernetes."""
+        self.cluster.kubectl("delete", "pods", f"--namespace={self.name}", "--all", "--wait=true", "--timeout=120s")
+        self.cluster.kubectl("delete", "namespace", self.name, "--wait=false")
 
     def create_pod(
         self,
