@@ -42,13 +42,21 @@ def _main(control: socket.socket, push: socket.socket, fuse_fd: int, lock_path: 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the loader's end, not a signal to its group, is ours
     threading.Thread(target=_push, args=(push, fuse_fd), name="push", daemon=True).start()
-    while request := control.recv(CONTROL_BYTES_MAX):
+    while request := _next(control):
         with _lock(lock_path):
             reply = _answer(json.loads(request))
         try:
             control.send(json.dumps(reply).encode())
-        except BrokenPipeError:
+        except ConnectionError:
             return
+
+
+def _next(control: socket.socket) -> bytes:
+    """Return the next request; nothing once the loader has ended, be it that it was killed before it had read a reply."""
+    try:
+        return control.recv(CONTROL_BYTES_MAX)
+    except ConnectionResetError:
+        return b""
 
 
 def _push(push: socket.socket, fuse_fd: int) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
+import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -80,6 +83,25 @@ def test_a_killed_courier_is_replaced_on_the_next_call(courier: Courier, tmp_pat
     process.wait()
     assert courier.push([b"lost"]) is False
     assert courier.unmount(str(tmp_path), detach=False) is False
+
+
+def test_a_loader_that_ends_with_a_reply_unread_is_no_error(tmp_path: Path) -> None:
+    ours, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    notifications, push = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    fuse = os.open(os.devnull, os.O_WRONLY)
+    line = [sys.executable, "-m", "apparate.loader.courier", str(control.fileno()), str(push.fileno()), str(fuse)]
+    descriptors = (control.fileno(), push.fileno(), fuse)
+    process = subprocess.Popen(
+        [*line, str(tmp_path / "lock")], env=environment(), pass_fds=descriptors, stderr=subprocess.PIPE, text=True
+    )
+    with ours, notifications:
+        control.close()
+        push.close()
+        os.close(fuse)
+        ours.send(json.dumps({"op": "unmount", "target": str(tmp_path), "detach": False}).encode())
+        assert select.select([ours], [], [], 30)[0]  # the reply is here; it stays unread
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, "")
 
 
 def test_a_closed_courier_ends_by_itself_and_takes_no_more(courier: Courier, tmp_path: Path) -> None:
