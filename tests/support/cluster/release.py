@@ -33,8 +33,8 @@ class Release:
     chart: Chart
 
     def agents(self) -> dict[str, Document]:
-        """The agent's pods that are not on their way out, by node."""
-        found = self.cluster.api.pods(NAMESPACE, _SELECTOR)
+        """The agent's pods that have a node and are not on their way out, by node."""
+        found = [pod for pod in self.cluster.api.pods(NAMESPACE, _SELECTOR) if pod["spec"].get("nodeName")]
         return {pod["spec"]["nodeName"]: pod for pod in found if not pod["metadata"].get("deletionTimestamp")}
 
     def agent(self, node: str) -> str:
