@@ -10,7 +10,7 @@ from tests.support.cluster.helm import NAMESPACE, Chart, Helm
 from tests.support.cluster.images import APPS, version_in
 from tests.support.cluster.layout import OLD
 from tests.support.cluster.pods import Namespace
-from tests.support.cluster.proofs import APPARATE, assert_full, assert_lazy, modes, start
+from tests.support.cluster.proofs import APPARATE, assert_full, assert_lazy, start
 from tests.support.cluster.release import Release
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
@@ -34,7 +34,6 @@ def test_the_main_path_on_an_old_api_server(old: Cluster, packages: Path, tmp_pa
     old.label(node, None)
     release.wait_ready()
     old.wait(lambda: release.annotation(node, "mode") == "ordinary", f"{node} is ordinary")
-    namespace.start_pod("ordinary", SECOND.lazy, node=node)
-    assert not set(modes(old.machines[node], SECOND.lazy)) & {"lazy", "complete"}
+    assert_full(start(namespace, "ordinary", SECOND, node=node), SECOND)
     chart.uninstall("--wait")
     namespace.remove()

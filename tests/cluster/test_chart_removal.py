@@ -11,7 +11,7 @@ from tests.support.cluster.helm import Chart, Helm
 from tests.support.cluster.images import APPS, TOOL, version_in
 from tests.support.cluster.layout import MIXED
 from tests.support.cluster.pods import Namespace
-from tests.support.cluster.proofs import READ_ALL, Reader, modes
+from tests.support.cluster.proofs import READ_ALL, Reader, assert_full, start
 from tests.support.cluster.release import Release
 from tests.support.cluster.workers import Workers
 
@@ -42,8 +42,7 @@ def test_uninstalling_breaks_nothing_and_removal_leaves_nodes_as_they_were(
     for node, reader in readers.items():
         mixed.wait(lambda n=node: release.annotation(n, "mode") in {"ordinary", ""}, f"{node} is ordinary")  # type: ignore[misc]  # bound now
         reader.goes_on()
-        namespace.start_pod(f"after-{node}", AFTER.lazy, node=node)
-        assert not set(modes(machines[node], AFTER.lazy)) & {"lazy", "complete"}
+        assert_full(start(namespace, f"after-{node}", AFTER, node=node), AFTER)
         assert namespace.exec(f"after-{node}", *READ_ALL).split()[0] == AFTER.all_digest
         reader.assert_unharmed()
         namespace.delete_pod(reader.pod)

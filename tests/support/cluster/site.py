@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from tests.support.busybox import pause_image, write_archive
 from tests.support.cluster import podman
@@ -15,6 +16,9 @@ from tests.support.cluster.images import fill, push_package
 from tests.support.cluster.layout import PAUSE
 from tests.support.cluster.registry import PrivateRegistry
 from tests.support.nodes.images import image
+
+_FOLDER: Final = "apparate-cluster-"
+"""Of a run, below the temporary one; the id of its process follows."""
 
 
 class Site:
@@ -40,8 +44,12 @@ class Site:
 
 
 def remove_abandoned() -> None:
-    """Remove what runs that were killed have left behind."""
+    """Remove what runs that were killed have left behind: machines, networks, folders, and what kubelets have set."""
     podman.remove(podman.abandoned())
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
+        owner = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
@@ -49,7 +57,7 @@ def site(packages: Sequence[Path]) -> Iterator[Site]:
     """A site for one run of tests; nothing is left of it and its clusters afterwards."""
     remove_abandoned()
     owner = str(os.getpid())
-    folder = Path(tempfile.mkdtemp(prefix="apparate-cluster-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{owner}-"))
     podman.save_sysctls()
     try:
         made = Site(folder, owner)
